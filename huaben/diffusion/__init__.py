@@ -1,0 +1,1 @@
+"""Noise to picture: the autoencoder, noise schedules and samplers of latent diffusion."""
