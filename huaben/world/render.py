@@ -1,0 +1,195 @@
+"""Scene graph to picture: anti-aliased, seedable, with exact boxes and masks, in five picture styles.
+
+A style is a way of drawing the same shapes: whether edges are inked, cut out of paper with a shadow, or textured; and
+what happens to the light afterwards. Drawing itself is done by AGG (the ``aggdraw`` package).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import aggdraw
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ShapeError
+from .backdrops import backdrop
+from .scene import SceneCharacter, SceneGraph
+from .shapes import Colour, Points, Shape, mix
+from .sprites import INK, sprite_of
+
+Picture = NDArray[np.uint8]
+BACKDROPS_PER_KIND = 64
+"""Backdrop seeds are taken modulo this, so that a place can be drawn again and kept in memory."""
+
+MIN_SIZE, MAX_SIZE = 32, 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A picture and what is exactly where.
+
+    Attributes:
+        image: uint8 (H, W, 3).
+        boxes: float32 (n, 4), extent of each character's drawing, clipped to the picture.
+        masks: bool (n, H, W) of visible pixels, or None if they were not asked for.
+    """
+
+    image: Picture
+    boxes: NDArray[np.float32]
+    masks: NDArray[np.bool_] | None
+
+
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width).
+
+    Raises:
+        ShapeError: outside 32..2048.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if not all(MIN_SIZE <= side <= MAX_SIZE for side in (height, width)):
+        raise ShapeError(f"size {height}x{width} is outside {MIN_SIZE}..{MAX_SIZE}", hint="use 128x128")
+    return height, width
+
+
+def place(character: SceneCharacter, height: int, width: int) -> list[Points]:
+    """Return the character's shapes in pixels: fitted uniformly into its box, standing at its bottom centre."""
+    x0, y0, x1, y1 = character.box
+    shapes = sprite_of(character)
+    half = max(float(shape.points[:, 0].max()) for shape in shapes)
+    scale = min((y1 - y0) * height, (x1 - x0) * width / (2 * half))
+    flip = scale if character.facing == "right" else -scale
+    centre, bottom = (x0 + x1) / 2 * width, y1 * height
+    points = np.concatenate([shape.points for shape in shapes])
+    points = points * (flip, scale) + (centre, bottom - scale)
+    return np.split(points, np.cumsum([len(shape.points) for shape in shapes])[:-1])
+
+
+def extent(character: SceneCharacter, size: tuple[int, int] = (128, 128)) -> tuple[float, float, float, float]:
+    """Return the exact box of the drawing in shares of the picture, not clipped."""
+    height, width = size
+    points = np.concatenate(place(character, height, width)) / (width, height)
+    low, high = points.min(0), points.max(0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+
+
+def render(scene: SceneGraph, size: int | tuple[int, int] = 128, *, masks: bool = False) -> Rendered:
+    """Draw a scene.
+
+    Args:
+        scene: what to draw; later characters are in front.
+        size: one side of a square or (height, width), 32..2048.
+        masks: also return each character's visible pixels (about twice the time).
+
+    Raises:
+        ShapeError: for an impossible size.
+    """
+    height, width = check_size(size)
+    style = scene.style
+    scene_back = backdrop(scene.background, round(width / height, 3), scene.backdrop % BACKDROPS_PER_KIND)
+    canvas = aggdraw.Draw("RGB", (width, height))
+    canvas.setantialias(True)
+    canvas.frombytes(_gradient(scene_back.top, scene_back.bottom, height, width))
+    for shape in scene_back.shapes:
+        fill = _wash(shape.fill) if style == "ink" else shape.fill
+        canvas.polygon((shape.points * height).ravel().tolist(), aggdraw.Brush(fill[:3], fill[3] if len(fill) > 3 else 255))
+    placed = [place(character, height, width) for character in scene.characters]
+    for character, parts in zip(scene.characters, placed, strict=True):
+        _draw_character(canvas, sprite_of(character), parts, style, height)
+    image = np.frombuffer(canvas.tobytes(), np.uint8).reshape(height, width, 3)
+    if style == "crayon":
+        image = _crayon(image)
+    elif style == "puppet":
+        image = _lamp_light(image)
+    boxes = np.zeros((len(placed), 4), np.float32)
+    for i, parts in enumerate(placed):
+        points = np.concatenate(parts)
+        low, high = points.min(0) / (width, height), points.max(0) / (width, height)
+        boxes[i] = np.clip([*low, *high], 0, 1)
+    return Rendered(image, boxes, _visible(placed, height, width) if masks else None)
+
+
+def _draw_character(
+    canvas: aggdraw.Draw, shapes: tuple[Shape, ...], parts: list[Points], style: str, height: int
+) -> None:
+    unit = height / 128
+    flats = [part.ravel().tolist() for part in parts]
+    if style == "papercut":
+        shadow, shadow_pen = aggdraw.Brush((40, 30, 50), 70), None
+        rim = aggdraw.Pen((255, 255, 255), 3.4 * unit)
+        for shape, part in zip(shapes, parts, strict=True):
+            if shape.edge:
+                canvas.polygon((part + (1.6 * unit, 2.2 * unit)).ravel().tolist(), shadow_pen, shadow)
+        for shape, flat in zip(shapes, flats, strict=True):
+            if shape.edge:
+                canvas.polygon(flat, rim)
+    for shape, flat in zip(shapes, flats, strict=True):
+        fill = shape.fill
+        brush = aggdraw.Brush(fill[:3], fill[3] if len(fill) > 3 else 255)
+        pen = None
+        if shape.edge:
+            if style == "ink":
+                pen = aggdraw.Pen(INK, 1.7 * unit)
+            elif style == "puppet":
+                pen = aggdraw.Pen((74, 40, 22), 1.3 * unit)
+            elif style == "crayon":
+                pen = aggdraw.Pen(mix(fill, INK, 0.45), 1.1 * unit)
+            elif style == "flat":
+                pen = aggdraw.Pen(mix(fill, INK, 0.3), 0.7 * unit)
+        canvas.polygon(flat, pen, brush)
+
+
+def _visible(placed: list[list[Points]], height: int, width: int) -> NDArray[np.bool_]:
+    """Paint each character in its own number, front over back, and read the numbers back."""
+    owner = aggdraw.Draw("L", (width, height), 0)
+    owner.setantialias(False)
+    for number, parts in enumerate(placed, start=1):
+        brush = aggdraw.Brush(number)
+        for part in parts:
+            owner.polygon(part.ravel().tolist(), None, brush)
+    numbers = np.frombuffer(owner.tobytes(), np.uint8).reshape(height, width)
+    return numbers[None] == np.arange(1, len(placed) + 1, dtype=np.uint8)[:, None, None]
+
+
+def _wash(fill: Colour) -> Colour:
+    """Ink pictures have a pale, watered-down background."""
+    grey = round(0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2])
+    pale = mix(mix(fill, (grey, grey, grey), 0.45), (252, 248, 238), 0.42)
+    return (*pale, fill[3]) if len(fill) > 3 else pale
+
+
+@lru_cache(maxsize=256)
+def _gradient(top: Colour, bottom: Colour, height: int, width: int) -> bytes:
+    share = np.clip(np.linspace(0, 1.5, height), 0, 1)[:, None]
+    column = np.array(top[:3]) * (1 - share) + np.array(bottom[:3]) * share
+    return np.ascontiguousarray(np.broadcast_to(column[:, None], (height, width, 3)).astype(np.uint8)).tobytes()
+
+
+@lru_cache(maxsize=16)
+def _grain(height: int, width: int) -> NDArray[np.int16]:
+    """Slanted wax strokes, as additive brightness."""
+    rng = np.random.default_rng(7)
+    unit = max(1, round(height / 128))
+    noise = rng.standard_normal((height // unit + 8, width // unit + 8))
+    strokes = sum(np.roll(noise, (k, -k), (0, 1)) for k in range(4)) / 2
+    grain = np.kron(strokes, np.ones((unit, unit)))[:height, :width] * 6
+    return np.repeat(grain.astype(np.int16)[:, :, None], 3, axis=2)
+
+
+def _crayon(image: Picture) -> Picture:
+    toned = image.astype(np.int16)
+    toned += _grain(*image.shape[:2])
+    return np.clip(toned, 0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _glow(height: int, width: int) -> NDArray[np.uint16]:
+    """A warm lamp behind the screen: multipliers in 1/256, brighter in the middle."""
+    y, x = np.mgrid[0:height, 0:width]
+    r2 = ((y / height - 0.5) ** 2 + (x / width - 0.5) ** 2)[:, :, None]
+    return np.round(256 * np.clip(1.06 - 0.8 * r2, 0.3, 1) * np.array([1.0, 0.94, 0.8])).astype(np.uint16)
+
+
+def _lamp_light(image: Picture) -> Picture:
+    return ((image * _glow(*image.shape[:2])) >> 8).astype(np.uint8)
