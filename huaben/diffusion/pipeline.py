@@ -167,7 +167,7 @@ class Painter(Protocol):
 
     ``paint`` returns a picture of exactly ``request.size``; the same request twice gives the same bytes; ``on_step``
     is called once a step, in order; ``should_cancel`` is asked at least once a step and, once true, ends painting with
-    :class:`~huaben.errors.Cancelled`. A painter keeps no memory of requests that would change a later picture.
+    :class:`~huaben.errors.Cancelled`.
     """
 
     def paint(

@@ -1,0 +1,140 @@
+"""Every known character in its place on an empty stage: the sketch that guides the first steps of painting.
+
+Cut-outs are scaled to fit their box with the aspect kept, centred and standing on its lower edge, and painted back to
+front. The masks become the token-grid mask inside which sampling is held to the sketch.
+
+Source: TheaterGen (arXiv:2404.18919), rehearsal and Eqs. (5), (6).
+Differs: explicit paint order, bottom-aligned placement and area-averaged masks, where the code sorts alphabetically,
+anchors at the top left and erodes (which leaves small characters unguided).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+
+from ..errors import ConfigError
+from .cast import BoxTuple, CastEntry, Facing
+
+STAGE_COLOUR = 127
+"""Grey level of an empty stage; only pixels inside masks are ever used."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """A known character and where it stands; ``facing`` None keeps the way it faces in its cut-out."""
+
+    entry: CastEntry
+    box: BoxTuple
+    facing: Facing | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """The sketch: uint8 (H, W, 3) canvas and bool (N, H, W) visible masks, in the order of the placements."""
+
+    canvas: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.bool_]
+
+
+def paint_order(boxes: Sequence[BoxTuple]) -> tuple[int, ...]:
+    """Return indices back to front: larger boxes farther back, then the ones whose lower edge is higher up."""
+
+    def key(index: int) -> tuple[float, float]:
+        x0, y0, x1, y1 = boxes[index]
+        return -round((x1 - x0) * (y1 - y0), 6), y1
+
+    return tuple(sorted(range(len(boxes)), key=key))
+
+
+def set_stage(placements: Sequence[Placement], size: tuple[int, int]) -> Stage:
+    """Paint ``placements``, back to front, onto an empty stage of (height, width)."""
+    height, width = size
+    canvas = np.full((height, width, 3), STAGE_COLOUR, np.uint8)
+    masks = np.zeros((len(placements), height, width), bool)
+    for index, placement in enumerate(placements):
+        pixels, mask = _fit(placement, size)
+        x, y = _anchor(placement.box, mask.shape, size)
+        h, w = mask.shape
+        canvas[y : y + h, x : x + w][mask] = pixels[mask]
+        masks[index, y : y + h, x : x + w] = mask
+        masks[:index, y : y + h, x : x + w] &= ~mask
+    return Stage(canvas, masks)
+
+
+def token_mask(
+    masks: npt.NDArray[np.bool_], grid: tuple[int, int], threshold: float = 0.5
+) -> tuple[npt.NDArray[np.bool_], tuple[float, ...]]:
+    """Bring pixel masks to a model's grid by averaging areas.
+
+    Args:
+        masks: bool (N, H, W), one per character.
+        grid: (rows, columns); they divide H and W.
+        threshold: a cell is guided when at least this share of it is covered.
+
+    Returns:
+        The union as bool ``grid``, in which every non-empty mask keeps at least its best cell, and per character the
+        share of its area that the kept cells cover.
+    """
+    count, height, width = masks.shape
+    rows, columns = grid
+    if height % rows or width % columns:
+        raise ConfigError(f"a {rows}x{columns} grid does not divide a {height}x{width} mask")
+    cover = masks.reshape(count, rows, height // rows, columns, width // columns).mean(axis=(2, 4))
+    union = np.zeros(grid, bool)
+    kept = []
+    for share in cover:
+        cells = share >= threshold
+        if not cells.any() and share.any():
+            cells = np.zeros(grid, bool)
+            cells[np.unravel_index(int(share.argmax()), grid)] = True
+        union |= cells
+        kept.append(float(share[cells].sum() / share.sum()) if share.any() else 0.0)
+    return union, tuple(kept)
+
+
+def _fit(placement: Placement, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Return the cut-out's pixels and mask, mirrored if it turns round, scaled to fit its box."""
+    entry = placement.entry
+    crop, mask = entry.crop, entry.mask
+    if not mask.any():
+        mask = np.ones(mask.shape, bool)
+    ys, xs = np.nonzero(mask)
+    part = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+    crop, mask = crop[part], mask[part]
+    if placement.facing is not None and placement.facing != entry.facing:
+        crop, mask = crop[:, ::-1], mask[:, ::-1]
+    box_h, box_w = _box_pixels(placement.box, size)
+    scale = min(box_h / mask.shape[0], box_w / mask.shape[1])
+    h = min(max(round(mask.shape[0] * scale), 1), box_h)
+    w = min(max(round(mask.shape[1] * scale), 1), box_w)
+    image = PillowImage.fromarray(np.ascontiguousarray(crop)).resize((w, h), PillowImage.Resampling.LANCZOS)
+    alpha = PillowImage.fromarray(np.ascontiguousarray(mask).astype(np.uint8) * 255).resize(
+        (w, h), PillowImage.Resampling.BOX
+    )
+    return np.asarray(image), np.asarray(alpha) >= 128
+
+
+def _box_pixels(box: BoxTuple, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of a box in whole pixels, at least one."""
+    x0, y0, x1, y1 = _box_corners(box, size)
+    return y1 - y0, x1 - x0
+
+
+def _box_corners(box: BoxTuple, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return a box's whole-pixel corners, inside the picture."""
+    height, width = size
+    x0, y0 = min(round(box[0] * width), width - 1), min(round(box[1] * height), height - 1)
+    x0, y0 = max(x0, 0), max(y0, 0)
+    x1, y1 = max(min(round(box[2] * width), width), x0 + 1), max(min(round(box[3] * height), height), y0 + 1)
+    return x0, y0, x1, y1
+
+
+def _anchor(box: BoxTuple, shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the top left pixel of a cut-out that stands centred on its box's lower edge."""
+    x0, _, x1, y1 = _box_corners(box, size)
+    return x0 + (x1 - x0 - shape[1]) // 2, y1 - shape[0]
