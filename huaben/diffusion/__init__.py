@@ -1,1 +1,1 @@
-"""Noise to picture: the autoencoder, noise schedules and samplers of latent diffusion."""
+"""Noise to picture: autoencoder, noise schedules, samplers, diffusion transformer, and the pipeline joining them."""
