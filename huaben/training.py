@@ -26,7 +26,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -232,9 +232,7 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Move every tensor in nested tuples, lists and dicts."""
-    return _map_leaves(
-        batch, lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf
-    )
+    return _map_leaves(batch, lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf)
 
 
 def read_checkpoint(out_dir: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -249,7 +247,7 @@ def read_checkpoint(out_dir: str | Path) -> tuple[dict[str, Any], dict[str, Tens
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("huaben", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})", hint="remove it and train again") from error
     if facts.get("format") != CHECKPOINT_FORMAT:
@@ -593,8 +591,7 @@ class _Run:
             if state:
                 fused = self.optimizer.defaults["fused"]
                 self.optimizer.state[parameter] = {
-                    key: value.to(parameter.device) if fused or key != "step" else value
-                    for key, value in state.items()
+                    key: value.to(parameter.device) if fused or key != "step" else value for key, value in state.items()
                 }
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
@@ -685,7 +682,7 @@ def file_hashes(folder: str | Path) -> dict[str, str]:
 # -- batches ahead of time ---------------------------------------------------------------------------------------
 
 
-def _batches(recipe: Recipe, config: FitConfig, first: int) -> Iterator[Any]:
+def _batches(recipe: Recipe, config: FitConfig, first: int) -> Generator[Any, None, None]:
     """Yield ``recipe.batch(first)``, ``batch(first + 1)``, ... in order."""
     if config.prefetch == "process":
         return _process_batches(recipe, config, first)
@@ -694,7 +691,7 @@ def _batches(recipe: Recipe, config: FitConfig, first: int) -> Iterator[Any]:
     return (recipe.batch(step) for step in _count(first))
 
 
-def _thread_batches(recipe: Recipe, config: FitConfig, first: int) -> Iterator[Any]:
+def _thread_batches(recipe: Recipe, config: FitConfig, first: int) -> Generator[Any, None, None]:
     ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=config.queue)
     closed = threading.Event()
 
@@ -734,7 +731,7 @@ class _StepData(torch.utils.data.Dataset[Any]):
         return _map_leaves(self.recipe.batch(step), _pack)
 
 
-def _process_batches(recipe: Recipe, config: FitConfig, first: int) -> Iterator[Any]:
+def _process_batches(recipe: Recipe, config: FitConfig, first: int) -> Generator[Any, None, None]:
     loader = torch.utils.data.DataLoader(
         _StepData(recipe),
         batch_size=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -192,7 +193,7 @@ def test_learning_rate_climbs_stays_and_falls(decay: str) -> None:
     rates = [lr_factor(config, step, total=1000) for step in range(1000)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9:750] == [1.0] * 741
-    assert all(later < earlier for earlier, later in zip(rates[750:], rates[751:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[750:]))
     assert rates[875] == pytest.approx(0.55, abs=1e-9)
     assert lr_factor(config, 1000, total=1000) == pytest.approx(0.1)
     assert [lr_factor(config, 500 + step, start=500, total=1500) for step in range(1000)] == rates

@@ -1,0 +1,1 @@
+"""The command line: ``main.py`` and one module a verb, each imported when its verb is used."""
