@@ -260,7 +260,8 @@ class Autoencoder(PretrainedModel):
         with torch.device("meta"):
             model = cls(config)
         check_state(model.state_dict(), state, str(path))
-        model.load_state_dict(state, assign=True)
+        # copies: what was read may be a view of the file, which someone can overwrite
+        model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
         return model.to(device=device, dtype=dtype).eval()
 
     def _affine(self, latents: Tensor) -> tuple[Tensor | float, Tensor | float]:

@@ -249,7 +249,8 @@ class NoiseSchedule:
             chosen = (np.arange(points, dtype=np.int64) * (total // points))[::-1][:steps] + self.config.steps_offset
         else:
             chosen = np.linspace(0, total - 1, points).round()[::-1][:steps].astype(np.int64)
-        if chosen[0] >= total or np.any(np.diff(chosen) >= 0):
+        one_clean_point = spacing == "linspace" and points == 1
+        if one_clean_point or chosen[0] >= total or np.any(np.diff(chosen) >= 0):
             raise ConfigError(
                 f"timestep_spacing={spacing!r} cannot place {steps} different timesteps below {total}",
                 hint="use fewer steps, or timestep_spacing='trailing'",

@@ -142,7 +142,7 @@ def test_linspace_equals_diffusers(name: str) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_oracle_recovers_the_picture(name: str, kind: str, spacing: str, steps: int) -> None:
     if spacing == "linspace" and steps == 1 and name != "dpmpp_2m":
-        pytest.skip("one point of a line is its clean end")
+        steps = 3  # one point of a line is its clean end, which is refused
     sampler = make_sampler(name, _schedule(prediction_type=kind, timestep_spacing=spacing), steps)
     x0 = _noise(1).double()
     found = sample(_oracle(x0, sampler), _noise().double(), sampler, generator=torch_stream(5))
