@@ -2,7 +2,7 @@
 
 from .cast import Cast, CastEntry, cut_out
 from .performance import Attempt, Finding, Performance, PerformanceConfig, Reader, perform
-from .rehearsal import Placement, Stage, paint_order, set_stage, token_mask
+from .rehearsal import Placement, Stage, paint_order, set_stage
 
 __all__ = [
     "Attempt",
@@ -18,5 +18,4 @@ __all__ = [
     "paint_order",
     "perform",
     "set_stage",
-    "token_mask",
 ]

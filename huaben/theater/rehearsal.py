@@ -1,11 +1,11 @@
 """Every known character in its place on an empty stage: the sketch that guides the first steps of painting.
 
 Cut-outs are scaled to fit their box with the aspect kept, centred and standing on its lower edge, and painted back to
-front. The masks become the token-grid mask inside which sampling is held to the sketch.
+front. :mod:`huaben.diffusion.latent_guidance` brings the masks to the model's grid and holds sampling to the sketch.
 
 Source: TheaterGen (arXiv:2404.18919), rehearsal and Eqs. (5), (6).
-Differs: explicit paint order, bottom-aligned placement and area-averaged masks, where the code sorts alphabetically,
-anchors at the top left and erodes (which leaves small characters unguided).
+Differs: explicit paint order and bottom-aligned placement, where the code sorts alphabetically and anchors at the top
+left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from ..errors import ConfigError
 from .cast import BoxTuple, CastEntry, Facing
 
 STAGE_COLOUR = 127
@@ -64,37 +63,6 @@ def set_stage(placements: Sequence[Placement], size: tuple[int, int]) -> Stage:
         masks[index, y : y + h, x : x + w] = mask
         masks[:index, y : y + h, x : x + w] &= ~mask
     return Stage(canvas, masks)
-
-
-def token_mask(
-    masks: npt.NDArray[np.bool_], grid: tuple[int, int], threshold: float = 0.5
-) -> tuple[npt.NDArray[np.bool_], tuple[float, ...]]:
-    """Bring pixel masks to a model's grid by averaging areas.
-
-    Args:
-        masks: bool (N, H, W), one per character.
-        grid: (rows, columns); they divide H and W.
-        threshold: a cell is guided when at least this share of it is covered.
-
-    Returns:
-        The union as bool ``grid``, in which every non-empty mask keeps at least its best cell, and per character the
-        share of its area that the kept cells cover.
-    """
-    count, height, width = masks.shape
-    rows, columns = grid
-    if height % rows or width % columns:
-        raise ConfigError(f"a {rows}x{columns} grid does not divide a {height}x{width} mask")
-    cover = masks.reshape(count, rows, height // rows, columns, width // columns).mean(axis=(2, 4))
-    union = np.zeros(grid, bool)
-    kept = []
-    for share in cover:
-        cells = share >= threshold
-        if not cells.any() and share.any():
-            cells = np.zeros(grid, bool)
-            cells[np.unravel_index(int(share.argmax()), grid)] = True
-        union |= cells
-        kept.append(float(share[cells].sum() / share.sum()) if share.any() else 0.0)
-    return union, tuple(kept)
 
 
 def _fit(placement: Placement, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

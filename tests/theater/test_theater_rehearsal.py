@@ -1,13 +1,11 @@
 """Placement and masks: invariants 3 to 5 and 10 of the method."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from huaben.errors import ConfigError
 from huaben.theater.cast import CastEntry
-from huaben.theater.rehearsal import STAGE_COLOUR, Placement, paint_order, set_stage, token_mask
+from huaben.theater.rehearsal import STAGE_COLOUR, Placement, paint_order, set_stage
 
 
 def blob(id="1", colour=200, shape=(30, 20), facing="right"):
@@ -71,19 +69,3 @@ def test_turning_round_mirrors_the_cut_out():
 def test_larger_boxes_are_farther_back():
     boxes = [(0.5, 0.5, 0.6, 0.6), (0, 0, 0.9, 0.9), (0.5, 0.3, 0.6, 0.4)]
     assert paint_order(boxes) == (1, 2, 0)
-
-
-def test_every_character_keeps_a_cell_however_small():
-    masks = np.zeros((3, 64, 64), bool)
-    masks[0, 10:12, 10:12] = True
-    masks[1, 32:64, 0:32] = True
-    union, kept = token_mask(masks, (8, 8))
-    assert union[1, 1]
-    assert union[4:, :4].all()
-    assert union.sum() == 17
-    assert kept == (1.0, 1.0, 0.0)
-
-
-def test_grid_that_does_not_divide_is_refused():
-    with pytest.raises(ConfigError, match="7x8"):
-        token_mask(np.zeros((1, 64, 64), bool), (7, 8))

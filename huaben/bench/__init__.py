@@ -1,0 +1,38 @@
+"""Measurements: one module a claim, each with ``run(...) -> dict``; named here, imported when asked for.
+
+Every name and its value lands in ``results.json`` with config, versions, hardware and seeds beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from types import ModuleType
+
+from ..errors import UsageError
+
+BENCHES: dict[str, str] = {
+    "detector": "how well pictures are read back: the instrument behind every other score",
+    "painter": "species, colour and place of every character asked for: fresh, composed and reworded prompts",
+    "story": "the same individual over a four-turn story, against the same seeds without references",
+}
+
+
+def bench_names() -> list[str]:
+    """Return the names of this installation, sorted."""
+    return sorted(name for name in BENCHES if importlib.util.find_spec(f"{__name__}.{name}") is not None)
+
+
+def load_bench(name: str) -> ModuleType:
+    """Import a measurement's module.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest known one.
+    """
+    names = bench_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(names)}"
+        raise UsageError(f"there is no measurement {name!r}", hint=hint)
+    return importlib.import_module(f"{__name__}.{name}")
