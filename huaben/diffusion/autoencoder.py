@@ -107,7 +107,7 @@ PRESETS: dict[str, AutoencoderConfig] = {
     "embedded": AutoencoderConfig(
         block_out_channels=(64, 96),
         layers_per_block=1,
-        latent_channels=8,
+        latent_channels=12,
         norm_num_groups=16,
         mid_block_add_attention=False,
         use_quant_conv=False,

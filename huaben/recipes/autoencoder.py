@@ -1,4 +1,4 @@
-"""Train the autoencoder on crops of fresh renders: pixels to 8 channels at an eighth of the resolution, and back.
+"""Train the autoencoder on crops of fresh renders: pixels to 12 channels at an eighth of the resolution, and back.
 
 Crops of 64 pixels, most of them over a character, from scenes drawn at several sizes: the network is convolutional, so
 what it learns on crops holds for whole pictures at a quarter of the cost. After training, the mean and spread of each
@@ -28,7 +28,7 @@ CROPS_PER_SCENE = 2
 
 def to_tensor(images: np.ndarray) -> Tensor:
     """Return uint8 (B, H, W, 3) as float (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def to_images(tensor: Tensor) -> np.ndarray:
@@ -52,16 +52,16 @@ class AutoencoderRecipe:
         betas=(0.9, 0.99),
         weight_decay=1e-3,
         warmup_steps=100,
-        ema_decay=0.998,
+        ema_decay=0.999,
         bf16=True,
         default_minutes=15,
         decay_share=0.4,
-        preview_every=500,
+        preview_every=1000,
         prefetch="thread",
     )
 
     def __init__(
-        self, *, seed: int = 0, batch_size: int = 48, model: AutoencoderConfig = PRESETS["embedded"]
+        self, *, seed: int = 0, batch_size: int = 16, model: AutoencoderConfig = PRESETS["embedded"]
     ) -> None:
         self.seed = check_seed(seed)
         self.batch_size = batch_size

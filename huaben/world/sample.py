@@ -73,11 +73,13 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return w * h / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
 
 
-def _try_box(rng: np.random.Generator, species: str, aspect: float, crowded: bool) -> tuple[float, ...]:
+def _try_box(
+    rng: np.random.Generator, species: str, aspect: float, crowded: bool, picture: float
+) -> tuple[float, ...]:
     share = rng.random()
     kind = "small" if share < (0.5 if crowded else 0.3) else "medium" if share < (0.9 if crowded else 0.65) else "large"
     height = SIZE_HEIGHTS[kind] * (0.92 + 0.16 * rng.random())
-    width = height * aspect
+    width = height * aspect / picture
     if width > 0.9:
         height, width = height * 0.9 / width, 0.9
     x = 0.02 + rng.random() * (0.96 - width)
@@ -88,29 +90,40 @@ def _try_box(rng: np.random.Generator, species: str, aspect: float, crowded: boo
 
 
 def sample_character(
-    rng: np.random.Generator, taken: list[tuple[float, ...]], *, split: Split = "train", crowded: bool = False
+    rng: np.random.Generator,
+    taken: list[tuple[float, ...]],
+    *,
+    split: Split = "train",
+    crowded: bool = False,
+    aspect: float = 1.0,
 ) -> SceneCharacter | None:
     """Return a random character whose box leaves those ``taken`` visible, or None if no place was found."""
     look = sample_look(rng, split)
     identity = int(rng.integers(IDENTITIES))
-    aspect = aspect_of(SceneCharacter(**look, identity=identity, box=(0, 0, 1, 1)))
+    own_aspect = aspect_of(SceneCharacter(**look, identity=identity, box=(0, 0, 1, 1)))
     for attempt in range(24):
-        box = _try_box(rng, look["species"], aspect, crowded or attempt > 8)
+        box = _try_box(rng, look["species"], own_aspect, crowded or attempt > 8, aspect)
         if all(_overlap(box, other) < 0.18 for other in taken):
             return SceneCharacter(**look, identity=identity, box=tuple(round(v, 4) for v in box))
     return None
 
 
 def sample_scene(
-    rng: np.random.Generator, *, split: Split = "train", num_characters: int | None = None, style: str | None = None
+    rng: np.random.Generator,
+    *,
+    split: Split = "train",
+    num_characters: int | None = None,
+    style: str | None = None,
+    aspect: float = 1.0,
 ) -> SceneGraph:
-    """Return a random square scene.
+    """Return a random scene.
 
     Args:
         rng: source of all randomness.
         split: ``composition`` makes every character a combination that training never shows.
         num_characters: 0..4; by default 1..3 (training never shows four).
         style: a fixed picture style.
+        aspect: width over height of the picture it is for.
 
     Raises:
         ConfigError: for an impossible number of characters.
@@ -126,7 +139,7 @@ def sample_scene(
     taken: list[tuple[float, ...]] = []
     tries = 0
     while len(characters) < num_characters:
-        character = sample_character(rng, taken, split=split, crowded=num_characters > 1)
+        character = sample_character(rng, taken, split=split, crowded=num_characters > 1, aspect=aspect)
         tries += 1
         if character is None:
             if tries > 6 * num_characters:
