@@ -112,9 +112,7 @@ class Sampler(ABC):
         return predicted_noise(model_output.to(latents.dtype), latents, alpha, sigma, kind)
 
     @abstractmethod
-    def step(
-        self, model_output: Tensor, i: int, latents: Tensor, generator: Generators | None = None
-    ) -> Tensor:
+    def step(self, model_output: Tensor, i: int, latents: Tensor, generator: Generators | None = None) -> Tensor:
         """Return the latents at level ``i + 1``; the arguments are left as they were.
 
         Args:
