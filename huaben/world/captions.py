@@ -134,27 +134,30 @@ def _character_zh(f: Facts, kind: int, rng: np.random.Generator | None, chance: 
     facing, place = word("facing"), word("place")
     if len(colour) == 1:
         colour += "色"
-    species = species.removeprefix("小") if size.startswith(("大", "中")) and len(species) > 1 else species
+    size = size.removesuffix("的")
+    if size[:1] in ("小", "大") and size:  # 红色小猫, not 小红色小猫
+        noun = colour + size[0] + species.removeprefix("小").removeprefix("大")
+    else:
+        noun = (f"{size}的" if size else "") + colour + species
     measure = term("species", f["species"]).measure
     verb = "围着" if f.get("accessory") == "scarf" else "戴着"
     worn = accessory_words(f["accessory"], "zh") if "accessory" in f else ""
-    size_word = size if size in ("小", "大", "") else size.removesuffix("的") + "的"
     mood_word = f"{mood}的" if mood else ""
     if kind == 1:
-        text = (f"{verb}{worn}的" if worn else "") + mood_word + size_word + colour + species
+        text = (f"{verb}{worn}的" if worn else "") + mood_word + noun
         return "，".join(w for w in (text, facing, f"在{place}" if place else "") if w)
     if kind == 2:
-        text = (f"{place}有" if place else "") + f"一{measure}{size_word}{colour}{'的' if colour else ''}{species}"
+        text = (f"{place}有" if place else "") + f"一{measure}{noun}"
         return "，".join(w for w in (text, f"{mood}" if mood else "", f"{verb}{worn}" if worn else "", facing) if w)
     if kind == 3:
-        return " ".join(w for w in (size_word.removesuffix("的"), mood, colour + species, worn, facing, place) if w)
+        return " ".join(w for w in (size, mood, colour + species, worn, facing, place) if w)
     if kind == 4:  # paraphrase only
         text = f"{species}一{measure}" + (f"，颜色是{colour}" if colour else "")
         return "，".join(
             w for w in (text, f"身上有{worn}" if worn else "", f"表情{mood}" if mood else "",
-                        f"个头{size.removesuffix('的')}" if size else "", facing, f"位置在{place}" if place else "") if w
+                        f"个头{size}" if size else "", facing, f"位置在{place}" if place else "") if w
         )  # fmt: skip
-    text = f"一{measure}{size_word}{mood_word}" + (f"{verb}{worn}的" if worn else "") + colour + species
+    text = f"一{measure}{mood_word}" + (f"{verb}{worn}的" if worn else "") + noun
     return "，".join(w for w in (text, facing, f"在{place}" if place else "") if w)
 
 
