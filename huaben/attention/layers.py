@@ -27,7 +27,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def sinusoidal_embedding(values: Tensor, dim: int = 256, *, max_period: float = 10000.0) -> Tensor:
-    """Return ``[cos(v f), sin(v f)]`` of ``values`` ``(...)`` as fp32 ``(..., dim)``, ``f_k = max_period^(-2k/dim)``."""
+    """Return ``[cos(v f), sin(v f)]``, ``(..., dim)`` fp32, of ``values`` ``(...)``; ``f_k = max_period^(-2k/dim)``."""
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=values.device)
     angles = values.float()[..., None] * torch.exp(steps * (-math.log(max_period) / half))
@@ -41,7 +41,12 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, dim: int, hidden_dim: int, out_dim: int | None = None, *, activation: Literal["silu", "gelu_tanh"] = "silu"
+        self,
+        dim: int,
+        hidden_dim: int,
+        out_dim: int | None = None,
+        *,
+        activation: Literal["silu", "gelu_tanh"] = "silu",
     ) -> None:
         super().__init__()
         self.activation = activation

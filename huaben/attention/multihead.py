@@ -78,7 +78,7 @@ class AttentionPooler(nn.Module):
     """Pool a sequence into one vector: its mean is the only query of one attention over the mean and the sequence.
 
     With a single query the key and value projections need not be applied to every token: scores are
-    ``(W_k^T q) . x`` up to a constant, and the values are projected after the weighted sum.
+    ``(W_k^T q) . x + q . b_k``, and the values are projected after the weighted sum.
     """
 
     def __init__(self, length: int, dim: int, out_dim: int, num_heads: int) -> None:
@@ -97,8 +97,10 @@ class AttentionPooler(nn.Module):
         q = self.q_proj(tokens[:, 0]).unflatten(-1, heads)
         k_weight = self.k_proj.weight.unflatten(0, heads)  # (H, d, D)
         v_weight = self.v_proj.weight.unflatten(0, heads)
-        probe = torch.einsum("bhd,hdc->bhc", q, k_weight) * self.head_dim**-0.5
-        scores = torch.einsum("bhc,bsc->bhs", probe, tokens).float()
+        probe = torch.einsum("bhd,hdc->bhc", q, k_weight)
+        # The second term is the same for every token: it cancels, and keeps the bias a part of the graph.
+        offset = (q * self.k_proj.bias.unflatten(0, heads).to(q.dtype)).sum(-1, keepdim=True)
+        scores = (torch.einsum("bhc,bsc->bhs", probe, tokens) + offset).float() * self.head_dim**-0.5
         mixed = torch.einsum("bhs,bsc->bhc", scores.softmax(-1).to(tokens.dtype), tokens)
         pooled = torch.einsum("bhc,hdc->bhd", mixed, v_weight).flatten(1)
         return self.out_proj(pooled + self.v_proj.bias.to(pooled.dtype))

@@ -204,8 +204,7 @@ def config_from_state(state: State, layout: Layout, where: str = "the checkpoint
     numbers = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))]
     num_layers = max(numbers, default=-1) + 1
     names = {
-        rule.ours: rule.foreign[0]
-        for rule in rules(layout, num_layers=max(num_layers, 1), use_style_and_size=version)
+        rule.ours: rule.foreign[0] for rule in rules(layout, num_layers=max(num_layers, 1), use_style_and_size=version)
     }
 
     def shape(ours: str) -> tuple[int, ...]:
@@ -282,7 +281,7 @@ def config_from_diffusers(values: dict[str, Any], where: str = CONFIG_NAME) -> d
     fields = {name: value for name, value in values.items() if not name.startswith("_")}
     unknown = sorted(fields.keys() - _DIFFUSERS_FIELDS.keys() - _DIFFUSERS_FIXED.keys())
     if unknown:
-        raise CheckpointError(f"{where} has unknown fields {', '.join(unknown)}", hint="it was saved by a newer version")
+        raise CheckpointError(f"{where} has unknown fields {', '.join(unknown)}", hint="a newer version saved it")
     ours = {name: fields.get(theirs, default) for theirs, (name, default) in _DIFFUSERS_FIELDS.items()}
     absent = [theirs for theirs, (name, _) in _DIFFUSERS_FIELDS.items() if ours[name] is None]
     if absent:

@@ -7,8 +7,8 @@ into every block's cross-attention keys and values, :meth:`HunyuanDiT.plan` turn
 Letters: B batch, N image tokens, S text tokens, E context tokens, D width, L depth, H heads, d head width.
 
 Source: Li et al. 2024 (arXiv:2405.08748), section 2.1.
-Differs: no attention mask exists. Text under mask 0 is overwritten by a learned vector per position and attended to; the
-pooled text vector averages all T5 positions, padding included. Both as in the released model.
+Differs: no attention mask exists. Text under mask 0 is overwritten by a learned vector per position and attended to;
+the pooled text vector averages all T5 positions, padding included. Both as in the released model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from ..attention.multihead import AttentionPooler
 from ..attention.rope import Rope, as_rotation, rotary_at, rotary_table
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, GenerationError, ShapeError
-from ..pretrained import PretrainedModel, check_state
+from ..pretrained import WEIGHTS_NAME, PretrainedModel, check_state, read_config, read_weights
 from .blocks import DiTBlock, FinalLayer, patchify, unpatchify
 from .convert import (
     LAYOUTS,
@@ -308,9 +308,13 @@ class HunyuanDiT(PretrainedModel):
             CheckpointError: for anything but a complete, matching checkpoint; missing and extra weights are named.
         """
         if is_ours(folder):
-            return super().from_pretrained(folder, dtype=dtype, device=device)
-        values, state, layout, where = read_checkpoint(folder)
-        if layout == "huaben":
+            values: dict[str, Any] | None = read_config(folder, cls.model_type)
+            where = str(Path(folder) / WEIGHTS_NAME)
+            layout: Layout = "huaben"
+            state = read_weights(where)
+        else:
+            values, state, layout, where = read_checkpoint(folder)
+        if values is None and layout == "huaben":
             raise CheckpointError(
                 f"{where} holds weights in our layout without their config", hint="point to the folder with config.json"
             )
@@ -390,7 +394,9 @@ class HunyuanDiT(PretrainedModel):
         if context is not None and context_positions is not None:
             y, x = context_positions.unbind(-1)
             context_rotation = as_rotation(rotary_at(y, x, self.config.head_dim)).unsqueeze(-2)
-        pairs = [block.cross_attention.keys_values(text, context, context_rotation) for block in self.blocks]
+        pairs = [
+            cast(DiTBlock, block).cross_attention.keys_values(text, context, context_rotation) for block in self.blocks
+        ]
         return TextState(
             keys=tuple(keys for keys, _ in pairs),
             values=tuple(values for _, values in pairs),
