@@ -78,7 +78,8 @@ lint: $(VENV)/.huaben-lint
 check: lint test
 
 docs: $(VENV)/.huaben-docs
-	@$(RUN)/mkdocs build --strict
+	@$(RUN)/python docs/words.py
+	$(RUN)/mkdocs build --strict
 
 lock:
 	@uv lock

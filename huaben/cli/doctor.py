@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,7 @@ import typer
 
 from .. import __version__
 from ..optional import probe
+from ..storyboard import chinese_font
 from .main import FAILED, print_json
 from .words import language, say
 
@@ -59,6 +59,8 @@ def look() -> dict[str, Any]:
         for name, state in weights.items()
         for problem in state["problems"]
     ]
+    if not weights:
+        problems.append({"what": "no embedded models", "repair": "install huaben again, or train them: huaben train"})
     return {
         "huaben": __version__,
         "python": platform.python_version(),
@@ -140,22 +142,6 @@ def memory_gb() -> dict[str, float]:
         if not hasattr(os, "sysconf"):
             return {}
         return {"total": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)}
-
-
-def chinese_font() -> str | None:
-    """Return a font with Chinese characters: HUABEN_FONT, or what fontconfig names first."""
-    asked = os.environ.get("HUABEN_FONT")
-    if asked:
-        return asked if Path(asked).is_file() else None
-    program = shutil.which("fc-list")
-    if program is None:
-        return None
-    try:
-        listed = subprocess.run([program, ":lang=zh", "file"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    names = sorted(line.strip().rstrip(":") for line in listed.stdout.splitlines() if line.strip())
-    return names[0] if names else None
 
 
 def describe(found: dict[str, Any]) -> list[str]:
