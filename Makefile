@@ -79,7 +79,7 @@ check: lint test
 
 docs: $(VENV)/.huaben-docs
 	@$(RUN)/python docs/words.py
-	$(RUN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict
 
 lock:
 	@uv lock

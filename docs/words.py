@@ -14,8 +14,8 @@ def page() -> str:
     lines = [
         "# Words of the embedded world",
         "",
-        "What the embedded models can be asked to draw. The first name of each language is the one huaben uses itself; the",
-        "others are understood. This page is written by `docs/words.py`.",
+        "What the embedded models can be asked to draw. The first name of each language is the one huaben uses itself;",
+        "the others are understood. This page is written by `docs/words.py`.",
     ]
     for attribute, terms in ATTRIBUTES.items():
         lines += ["", f"## {attribute}", "", "| English | 中文 |", "|---|---|"]
