@@ -135,7 +135,8 @@ def with_latent_statistics(model: Autoencoder, count: int = 256) -> Autoencoder:
         latent_mean=tuple(round(float(v), 6) for v in mean),
         latent_std=tuple(round(float(v), 6) for v in std),
     )
-    scaled = Autoencoder(config)
+    with torch.inference_mode(False):
+        scaled = Autoencoder(config)
     scaled.load_state_dict(model.state_dict())
     return scaled.eval()
 

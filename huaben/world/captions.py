@@ -120,6 +120,14 @@ def _character_en(f: Facts, kind: int, rng: np.random.Generator | None, chance: 
         extra = [f"{worn} on" if worn else "", f"{mood} looking" if mood else "", f"{size} in size" if size else ""]
         extra = [e for e in extra if e]
         return ", ".join(w for w in (text, *extra, facing, place) if w)
+    if kind == 5:
+        clauses = [colour, f"with {worn}" if worn else "", mood, f"{size} one" if size else "", facing, place]
+        return ", ".join([f"{article(species)} {species}", *_shuffled(clauses, rng)])
+    if kind == 6:
+        clauses = [f"it is {colour}" if colour else "", f"it wears {worn}" if worn else "",
+                   f"it looks {mood}" if mood else "", f"it is {size}" if size else "",
+                   f"it is {facing}" if facing else "", f"it is {place}" if place else ""]  # fmt: skip
+        return ", ".join([f"there is {article(species)} {species}", *_shuffled(clauses, rng)])
     text = f"{article(core)} {core}" + (f" wearing {worn}" if worn else "")
     if facing:
         text += f", {facing}"
@@ -157,11 +165,23 @@ def _character_zh(f: Facts, kind: int, rng: np.random.Generator | None, chance: 
             w for w in (text, f"身上有{worn}" if worn else "", f"表情{mood}" if mood else "",
                         f"个头{size}" if size else "", facing, f"位置在{place}" if place else "") if w
         )  # fmt: skip
+    if kind == 5:
+        clauses = [colour, f"{verb}{worn}" if worn else "", mood, size, facing, f"在{place}" if place else ""]
+        return "，".join([f"一{measure}{species}", *_shuffled(clauses, rng)])
+    if kind == 6:
+        clauses = [f"颜色{colour}" if colour else "", f"有{worn}" if worn else "", f"样子很{mood}" if mood else "",
+                   f"个子{size}" if size else "", facing, f"位于{place}" if place else ""]  # fmt: skip
+        return "，".join([f"有{measure}{species}", *_shuffled(clauses, rng)])
     text = f"一{measure}{mood_word}" + (f"{verb}{worn}的" if worn else "") + noun
     return "，".join(w for w in (text, facing, f"在{place}" if place else "") if w)
 
 
-_TRAIN_KINDS, _HELD_KIND = 4, 4
+def _shuffled(clauses: list[str], rng: np.random.Generator | None) -> list[str]:
+    said = [clause for clause in clauses if clause]
+    return said if rng is None else [said[i] for i in rng.permutation(len(said))]
+
+
+_TRAIN_KINDS, _HELD_KIND = (0, 1, 2, 3, 5, 6), 4
 
 
 def describe_character(facts: Facts, language: Language, kind: int = 0) -> str:
@@ -180,7 +200,7 @@ def phrase(
     place: bool = False,
 ) -> Caption:
     """Return a phrase about one character, such as "a small red cat wearing a hat" / "一只戴着帽子的红色小猫"."""
-    kind = int(rng.integers(_TRAIN_KINDS)) if split == "train" else _HELD_KIND
+    kind = int(rng.choice(_TRAIN_KINDS)) if split == "train" else _HELD_KIND
     said = _said(character, rng, place=place, rich=rich)
     build = _character_en if language == "en" else _character_zh
     return Caption(build(said, kind, rng, 0.25), language, (0,), (said,), {})
@@ -211,6 +231,9 @@ def _frame_en(kind: int, people: list[str], where: str, style: str) -> str:
     if kind == 5:  # paraphrase only
         text = f"what we see {where} is {joined}" if where else f"what we see is {joined}"
         return text + (f", made as {style}" if style else "")
+    if kind == 6:
+        place = f" the place: {where}." if where else ""
+        return f"look, {joined}.{place}" + (f" it is done as {style} art." if style else "")
     return joined + (f" {where}" if where else "") + (f", {style} style" if style else "")
 
 
@@ -229,10 +252,12 @@ def _frame_zh(kind: int, people: list[str], where: str, style: str) -> str:
         return f"从前，{'在' + where if where else ''}住着{joined}。" + (f"用{style}风格来画。" if style else "")
     if kind == 5:  # paraphrase only
         return f"我们看到的是{joined}" + (f"，地点是{where}" if where else "") + (f"，以{style}呈现" if style else "")
+    if kind == 6:
+        return f"看，{joined}。" + (f"地方是{where}。" if where else "") + (f"画成{style}的样子。" if style else "")
     return (f"{where}有" if where else "") + joined + (f"，{style}风格" if style else "")
 
 
-_FRAMES, _HELD_FRAME = 5, 5
+_TRAIN_FRAMES, _HELD_FRAME = (0, 1, 2, 3, 4, 6), 5
 
 
 def caption(
@@ -254,7 +279,7 @@ def caption(
     """
     rich = float(rng.choice((0.1, 0.4, 0.8))) if rich is None else rich
     kind, frame = (
-        (int(rng.integers(_TRAIN_KINDS)), int(rng.integers(_FRAMES))) if split == "train" else (_HELD_KIND, _HELD_FRAME)
+        (int(rng.choice(_TRAIN_KINDS)), int(rng.choice(_TRAIN_FRAMES))) if split == "train" else (_HELD_KIND, _HELD_FRAME)
     )
     scene_facts: Facts = {}
     if rng.random() < 0.95:
