@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import Config
+from .dialogue.grammar import detect_language
 from .dialogue.message import Conversation, Message, Reply, clean_text
 from .dialogue.stage import find_key, scene_to_page
 from .dialogue.words import WHERE, people
@@ -412,7 +413,7 @@ def _look(session: Session, draft: _Draft) -> None:
     draft.upload = read_picture(draft.message.image, max_side=UPLOAD_SIDE)
     reader = session.stations.reader
     memory = draft.memory
-    language = _language(draft.message.text) or memory.conversation.memory.language
+    language = detect_language(draft.message.text, memory.conversation.memory.language)
     page = Page()
     if reader is not None:
         reading = reader.detect([draft.upload], masks=True)[0]
@@ -440,23 +441,23 @@ def _look(session: Session, draft: _Draft) -> None:
 
 
 def _understand(session: Session, draft: _Draft) -> None:
-    """Ask the screenwriter what was meant; a question about a picture is answered with what is in it."""
-    reply: Reply | None = None
+    """Ask the screenwriter what was meant; a picture without words, or an unknown one, is answered here."""
+    remembered = draft.memory.conversation.memory
+    seen = draft.described
     if draft.message.text:
         text = draft.message.replace(image=None)
         reply = session.stations.screenwriter.read(text, draft.memory.conversation)
-    if draft.described is not None and (reply is None or reply.action not in ("draw", "recall")):
-        remembered = draft.memory.conversation.memory
-        language = _language(draft.message.text) or remembered.language
-        reply = Reply(
-            action="chat",
-            text=_description(draft.described, language),
-            language=language,
-            page=draft.memory.conversation.page,
-            memory=remembered.replace(language=language),
-        )
-    assert reply is not None  # clean_text refuses a message with neither words nor picture
-    draft.reply = reply
+        if seen is None or seen.characters or reply.action in ("draw", "recall"):
+            draft.reply = reply
+            return
+    language = detect_language(draft.message.text, remembered.language)
+    draft.reply = Reply(
+        action="chat",
+        text=_description(seen or Page(), language),
+        language=language,
+        page=draft.memory.conversation.page,
+        memory=remembered.replace(language=language),
+    )
 
 
 def _perform(session: Session, draft: _Draft, tell: OnEvent, should_cancel: ShouldCancel | None) -> None:
@@ -603,10 +604,3 @@ def _description(page: Page, language: Language) -> str:
 def _upload_name(turn: int) -> str:
     """Return the file name of a user's picture."""
     return f"upload-{turn:04d}.png"
-
-
-def _language(text: str) -> Language | None:
-    """Return the language a text is written in, None for no words."""
-    if any("\u3400" <= letter <= "\u9fff" for letter in text):
-        return "zh"
-    return "en" if any(letter.isalpha() for letter in text) else None

@@ -47,7 +47,7 @@ class Stations:
     @property
     def reader(self) -> Reader | None:
         """Reads pictures back; None leaves them unchecked."""
-        return self._part("reader", self.make_reader or (lambda: load_detector(None)))
+        return self._part("reader", self.make_reader or load_reader)
 
     @property
     def painter_is_loaded(self) -> bool:
@@ -91,3 +91,8 @@ def load_detector(folder: Path | None = None) -> Any:
     from .world.detector import Detector
 
     return Detector.from_pretrained(path)
+
+
+def load_reader() -> Reader | None:
+    """Return the embedded detector, or None where none was trained yet; pictures are then left unchecked."""
+    return load_detector() if (WEIGHTS / "detector").is_dir() else None

@@ -52,3 +52,32 @@ class BlindReader:
         if self.calls <= self.failures:
             return [Reading(characters=(), background="beach", style="flat") for _ in images]
         return self.reader.detect(images, masks=masks)
+
+
+def tiny_painter(seed: int = 0) -> Any:
+    """An untrained pipeline of a few thousand weights; its pictures are noise, its contract is not."""
+    import torch
+
+    from huaben.clip.model import PRESETS as CLIPS
+    from huaben.clip.model import Clip
+    from huaben.diffusion.autoencoder import PRESETS as AUTOENCODERS
+    from huaben.diffusion.autoencoder import Autoencoder
+    from huaben.diffusion.grounding import PRESETS as PAINTERS
+    from huaben.diffusion.grounding import GroundedDiT
+    from huaben.diffusion.pipeline import EmbeddedPainter
+    from huaben.language.encoder import PRESETS as ENCODERS
+    from huaben.language.encoder import TextEncoder
+    from huaben.language.tokenizer import Tokenizer
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = Tokenizer.train(["a red cat on the beach", "海滩上的一只红色的猫", "a blue dog"], vocab_size=300)
+        clip = Clip(CLIPS["tiny"].replace(text_hidden_size=16, vocab_size=tokenizer.vocab_size))
+        text = TextEncoder(ENCODERS["tiny"].replace(hidden_size=16, vocab_size=tokenizer.vocab_size))
+        autoencoder = Autoencoder(AUTOENCODERS["tiny"].replace(pixel_unshuffle=4))
+        painter = GroundedDiT(PAINTERS["tiny"])
+        for weight in painter.parameters():
+            if weight.ndim > 1 and not weight.any():
+                torch.nn.init.normal_(weight, std=0.05)
+        parts = {"painter": painter, "autoencoder": autoencoder, "clip": clip, "text": text}
+        return EmbeddedPainter(tokenizer=tokenizer, **{name: part.eval() for name, part in parts.items()})
