@@ -48,23 +48,36 @@ class CrossAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def keys_values(
-        self, text: Tensor, context: Tensor | None = None, context_rotation: Tensor | None = None
+        self,
+        text: Tensor,
+        context: Tensor | None = None,
+        context_rotation: Tensor | None = None,
+        *,
+        index: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return keys and values, ``(B, H, S, d)`` each, of the text followed by the context tokens.
+        """Return keys and values, ``(B, H, S + E, d)`` each, of the text followed by the context tokens.
 
         Args:
-            text: ``(B, S, C)``; its keys are not rotated.
+            text: ``(B, S, C)``, or with ``index`` distinct tokens ``(R, C)``; its keys are not rotated.
             context: ``(B, E, C)`` further tokens with a place in the picture, or None.
-            context_rotation: complex ``(B, E, 1, d / 2)``, the place of each context token.
+            context_rotation: complex ``(B, E, 1, d / 2)``, the place of each context token, or None.
+            index: ``(B, S)``, which row of ``text`` stands where.
         """
-        tokens = text if context is None else torch.cat([text, context.to(text.dtype)], dim=1)
-        k, v = self.kv_proj(tokens).unflatten(-1, (2, self.num_heads, self.head_dim)).unbind(-3)
-        k = self.k_norm(k)
-        if context is not None and context_rotation is not None:
-            placed = rotate(k[:, text.shape[1] :], context_rotation)
-            k = torch.cat([k[:, : text.shape[1]], placed], dim=1)
+        k, v = self._project(text)
+        if index is not None:
+            k, v = k[index], v[index]
+        if context is not None:
+            context_k, context_v = self._project(context.to(text.dtype))
+            if context_rotation is not None:
+                context_k = rotate(context_k, context_rotation)
+            k, v = torch.cat([k, context_k], dim=1), torch.cat([v, context_v], dim=1)
         k, v = k.to(v.dtype).transpose(1, 2), v.transpose(1, 2)
         return (k, v) if torch.is_grad_enabled() else (k.contiguous(), v.contiguous())
+
+    def _project(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys, normalised, and values, ``(..., H, d)`` each."""
+        k, v = self.kv_proj(tokens).unflatten(-1, (2, self.num_heads, self.head_dim)).unbind(-3)
+        return self.k_norm(k), v
 
     def forward(self, states: Tensor, keys: Tensor, values: Tensor, rotation: Tensor | None) -> Tensor:
         """Return ``(B, N, D)`` from states ``(B, N, D)`` and :meth:`keys_values`; only the queries are rotated."""

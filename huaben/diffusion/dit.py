@@ -389,13 +389,14 @@ class HunyuanDiT(PretrainedModel):
             ShapeError: if a tensor does not fit the config, or a condition is missing or unused.
         """
         self._check_text(clip_states, clip_mask, t5_states, t5_mask, context, context_positions)
-        text = self._text_tokens(clip_states, clip_mask, t5_states, t5_mask)
+        text, index = self._text_tokens(clip_states, clip_mask, t5_states, t5_mask)
         context_rotation = None
         if context is not None and context_positions is not None:
             y, x = context_positions.unbind(-1)
             context_rotation = as_rotation(rotary_at(y, x, self.config.head_dim)).unsqueeze(-2)
         pairs = [
-            cast(DiTBlock, block).cross_attention.keys_values(text, context, context_rotation) for block in self.blocks
+            cast(DiTBlock, block).cross_attention.keys_values(text, context, context_rotation, index=index)
+            for block in self.blocks
         ]
         return TextState(
             keys=tuple(keys for keys, _ in pairs),
@@ -576,13 +577,28 @@ class HunyuanDiT(PretrainedModel):
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def _text_tokens(self, clip_states: Tensor, clip_mask: Tensor, t5_states: Tensor, t5_mask: Tensor) -> Tensor:
-        """Return ``(B, S, clip_dim)``: CLIP then projected T5 tokens, a learned vector wherever the mask is 0."""
-        dtype = self.text_padding.dtype
-        projected = self.t5_mlp(t5_states.to(dtype))
-        text = torch.cat([clip_states.to(projected.dtype), projected], dim=1)
-        mask = torch.cat([clip_mask.bool(), t5_mask.bool()], dim=1)
-        return torch.where(mask[..., None], text, self.text_padding.to(text.dtype))
+    def _text_tokens(
+        self, clip_states: Tensor, clip_mask: Tensor, t5_states: Tensor, t5_mask: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return CLIP then projected T5 tokens, with a learned vector wherever the mask is 0.
+
+        In training, ``(B, S, clip_dim)`` and None. Otherwise distinct rows ``(R, clip_dim)`` and their places
+        ``(B, S)``: a learned vector stands at the same place in every prompt, and what it replaces is never projected.
+        """
+        dtype, clip_mask, t5_mask = self.text_padding.dtype, clip_mask.bool(), t5_mask.bool()
+        mask = torch.cat([clip_mask, t5_mask], dim=1)
+        if torch.is_grad_enabled():
+            projected = self.t5_mlp(t5_states.to(dtype))
+            text = torch.cat([clip_states.to(projected.dtype), projected], dim=1)
+            return torch.where(mask[..., None], text, self.text_padding.to(text.dtype)), None
+        projected = self.t5_mlp(t5_states[t5_mask].to(dtype))
+        padded = ~mask.all(dim=0)
+        padding, clip = self.text_padding[padded].to(projected.dtype), clip_states[clip_mask].to(projected.dtype)
+        index = (padded.cumsum(0) - 1).repeat(mask.shape[0], 1)
+        numbers = torch.arange(len(clip) + len(projected), device=index.device) + len(padding)
+        index[:, : self.config.clip_len][clip_mask] = numbers[: len(clip)]
+        index[:, self.config.clip_len :][t5_mask] = numbers[len(clip) :]
+        return torch.cat([padding, clip, projected]), index
 
     def _extra_vector(self, t5_states: Tensor, image_meta_size: Tensor | None, style: Tensor | None) -> Tensor:
         """Return ``(B, D)``, the share of pooled text, sizes and style in the conditioning vector."""

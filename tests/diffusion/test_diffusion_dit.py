@@ -164,6 +164,18 @@ def test_masked_text_equals_the_padding():
         torch.testing.assert_close((keys, values), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_text_state_of_sampling_equals_that_of_training(share):
+    """Sampling projects distinct tokens once; training projects every position."""
+    model, inputs = tiny_model(), make_inputs(TINY, batch=3)
+    inputs |= {name: torch.rand_like(inputs[name], dtype=torch.float32) < share for name in ("clip_mask", "t5_mask")}
+    sampling = model.encode_text(**text_of(inputs))
+    with torch.enable_grad():
+        training = model.encode_text(**text_of(inputs))
+    torch.testing.assert_close(sampling.keys, training.keys, rtol=0, atol=2e-6)
+    torch.testing.assert_close(sampling.values, training.values, rtol=0, atol=2e-6)
+
+
 def test_integer_masks_equal_bool_masks():
     model, inputs = tiny_model(), make_inputs(TINY)
     numbers = {name: inputs[name].long() for name in ("clip_mask", "t5_mask")}
