@@ -97,7 +97,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, L, d)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
+        scores = (q * q.shape[-1] ** -0.5 @ k.mT).float()  # plain products: both towers read few tokens
+        y = torch.softmax(scores if mask is None else scores + mask, dim=-1).to(v.dtype) @ v
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -134,8 +135,7 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         x = self.embedding(ids) + self.positions[: ids.shape[1]]
-        least = torch.finfo(x.dtype).min
-        scores = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask.bool(), least)
+        scores = torch.zeros(mask.shape, device=x.device).masked_fill(~mask.bool(), torch.finfo(torch.float32).min)
         for block in self.blocks:
             x = block(x, scores[:, None, None, :])
         return self.norm(x)
