@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,14 +191,14 @@ def test_grow_adds_its_share_on_every_side() -> None:
     torch.testing.assert_close(grown, torch.tensor([[0.1, 0.0, 0.5, 0.8]]))
 
 
-def test_save_and_load_change_nothing(detector: Detector, tmp_path: object) -> None:
-    detector.save_pretrained(tmp_path)  # type: ignore[arg-type]
-    again = Detector.from_pretrained(tmp_path)  # type: ignore[arg-type]
+def test_save_and_load_change_nothing(detector: Detector, tmp_path: Path) -> None:
+    detector.save_pretrained(tmp_path)
+    again = Detector.from_pretrained(tmp_path)
     image = np.random.default_rng(2).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     boxes = [[(0.1, 0.1, 0.6, 0.7)]]
     np.testing.assert_array_equal(again.embed([image], boxes)[0], detector.embed([image], boxes)[0])
     with pytest.raises(CheckpointError):
-        Detector.from_pretrained(str(tmp_path) + "/nowhere")
+        Detector.from_pretrained(tmp_path / "nowhere")
 
 
 def test_embed_wants_boxes_for_every_picture(detector: Detector) -> None:
@@ -279,9 +280,8 @@ def test_score_counts_missing_wrong_and_extra_characters() -> None:
     )
     half = np.zeros((2, 10, 10), dtype=bool)
     half[:, :, :5] = True
-    reading = Reading(
-        (seen("cat", "red", (0.1, 0.2, 0.5, 0.9), mask=half[0]), seen("fox", "red", (0.0, 0.0, 0.1, 0.1))), "snow", "flat"
-    )
+    cat = seen("cat", "red", (0.1, 0.2, 0.5, 0.9), mask=half[0])
+    reading = Reading((cat, seen("fox", "red", (0.0, 0.0, 0.1, 0.1))), "snow", "flat")
     score = score_reading(reading, scene, masks=half)
     assert [c.recognised for c in score.characters] == [True, False]
     assert [c.found for c in score.characters] == [True, False]
@@ -289,7 +289,7 @@ def test_score_counts_missing_wrong_and_extra_characters() -> None:
     assert score.characters[0].mask_iou == 1.0
     assert score.characters[1].mask_iou == 0.0
     assert match(reading, [(0.55, 0.2, 0.9, 0.9)]) == (None,)
-    exact = Reading((seen("cat", "red", (0.1, 0.2, 0.5, 0.9)), seen("dog", "blue", (0.55, 0.2, 0.9, 0.9))), "snow", "ink")
+    exact = Reading((cat, seen("dog", "blue", (0.55, 0.2, 0.9, 0.9))), "snow", "flat")
     assert score_reading(exact, scene).exact
     with pytest.raises(DataError):
         exact.to_scene().characters[0].replace(species="dragon")
