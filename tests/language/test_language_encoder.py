@@ -65,7 +65,7 @@ def test_position_buckets_known_values() -> None:
     assert row[100] == 0
     assert (row[99], row[93], row[101], row[107]) == (1, 7, 17, 23)
     assert row[92] == 8
-    assert row[0] == 15 and row[199] == 31
+    assert (row[0], row[199]) == (15, 31)
     assert row[:101] == sorted(row[:101], reverse=True)
 
 
