@@ -16,6 +16,9 @@ BENCHES: dict[str, str] = {
     "detector": "how well pictures are read back: the instrument behind every other score",
     "painter": "species, colour and place of every character asked for: fresh, composed and reworded prompts",
     "story": "the same individual over a four-turn story, against the same seeds without references",
+    "world_speed": "scenes of the embedded world a second on one core",
+    "draw_speed": "seconds and memory of one picture, warm and from a cold start",
+    "dit_speed": "sampling with our Hunyuan-DiT beside diffusers' on the same weights",
 }
 
 
