@@ -317,7 +317,7 @@ PRESETS: dict[str, GroundedDiTConfig] = {
     "embedded": GroundedDiTConfig(
         dit=HunyuanDiTConfig(
             num_heads=4,
-            head_dim=64,
+            head_dim=48,
             num_layers=6,
             in_channels=12,
             learn_sigma=False,

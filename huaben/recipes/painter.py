@@ -59,7 +59,7 @@ class PainterRecipe:
 
     name = NAME
     fit = FitConfig(
-        learning_rate=7e-4,
+        learning_rate=1e-3,
         betas=(0.9, 0.98),
         weight_decay=0.01,
         warmup_steps=300,
