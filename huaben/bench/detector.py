@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..stations import load_detector
 from ..world.detector import CHARACTER_ATTRIBUTES, PICTURE_ATTRIBUTES, Detector
 from ..world.trial import CAST, DISTORTIONS, reading_trial, recognition_trial
 from ..world.vocabulary import KEYS
@@ -76,10 +77,7 @@ def run(count: int = 1000, detector: Detector | None = None, *, groups: int = 25
     Returns:
         ``reading`` and ``recognition``: condition -> measure -> mean, n and 95 % interval; ``chance``.
     """
-    if detector is None:
-        from ..weights import load_shipped
-
-        detector = load_shipped("detector")
+    detector = detector or load_detector()
     reading = {
         name: summarise(reading_trial(detector, count=count, seed=seed, distortion=name)) for name in DISTORTIONS
     }

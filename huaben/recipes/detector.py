@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..rng import numpy_stream, stream_seed
 from ..training import FitConfig
@@ -37,7 +37,7 @@ from ..world.detector import (
 from ..world.distort import random_distortion
 from ..world.render import render
 from ..world.sample import IDENTITIES, sample_look, sample_scene
-from ..world.scene import MAX_CHARACTERS, SceneGraph
+from ..world.scene import MAX_CHARACTERS, SceneCharacter, SceneGraph
 from ..world.sprites import ACCENTS, EYES, MARKINGS, individual
 from ..world.trial import fit_to_place, measure
 from ..world.vocabulary import INDEX
@@ -146,7 +146,7 @@ class DetectorRecipe:
         )
         self.settings: dict[str, Any] = {"preset": preset, "batch_size": batch_size, "config": self.config.to_dict()}
 
-    def build(self) -> nn.Module:
+    def build(self) -> Detector:
         return Detector(self.config)
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -159,7 +159,13 @@ class DetectorRecipe:
         """
         rng = numpy_stream(self.seed, "detector", step)
         size = self.config.image_size
-        images, boxes, index, characters, masks, pictures = [], [], [], [], [], []
+        images: list[Tensor] = []
+        boxes: list[np.ndarray] = []
+        index: list[int] = []
+        characters: list[SceneCharacter] = []
+        masks: list[Tensor] = []
+        pictures: list[list[int]] = []
+        scenes: list[SceneGraph] = []
         for number in range(self.batch_size):
             if number % GROUP == 0:
                 scenes = group_scenes(rng)
@@ -221,7 +227,7 @@ class DetectorRecipe:
         cut = crop(torch.cat(planes), views, torch.arange(len(views)), self.config.mask_size)
         return (cut[:, 0] * 255).round().to(torch.uint8)
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss(self, model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the sum of what is wrong with finding and reading, and each part."""
         canvas = batch["images"].float() / 127.5 - 1
         if not len(batch["boxes"]):
@@ -233,11 +239,11 @@ class DetectorRecipe:
         right = (species == batch["labels"][:, 0]) & (colour == batch["labels"][:, 1])
         return {"loss": _weighed(terms), **_detached(terms), "recognised": right.float().mean()}
 
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: Any) -> dict[str, float]:
         """Return the scores on fresh pictures that no training step has seen."""
         return measure(model, count=400, groups=8, seed=stream_seed(self.seed, "detector", "evaluate"))
 
-    def save(self, model: nn.Module, folder: Path) -> None:
+    def save(self, model: Any, folder: Path) -> None:
         """Write the detector in 16 bits."""
         model.save_pretrained(folder, dtype=torch.float16)
 

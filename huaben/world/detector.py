@@ -333,14 +333,15 @@ class Finder(nn.Module):
         self.to_coarse = nn.Conv2d(middle, coarse, 3, stride=2, padding=1)
         self.coarse = _stage(coarse, config.finder_blocks[2])
         self.back = nn.Conv2d(coarse, middle, 1)
-        self.head = nn.Sequential(Residual(middle), _norm(middle), nn.ReLU(), nn.Conv2d(middle, 5, 1))
+        last = nn.Conv2d(middle, 5, 1)
+        self.head = nn.Sequential(Residual(middle), _norm(middle), nn.ReLU(), last)
         self.pictures = nn.ModuleDict(
             {name: nn.Linear(2 * (fine + coarse), len(KEYS[name])) for name in PICTURE_ATTRIBUTES}
         )
-        last = self.head[-1]
         nn.init.normal_(last.weight, std=0.01)
-        with torch.no_grad():  # rare centres; a third of the canvas wide
-            last.bias.copy_(torch.tensor([-3.0, 0.0, 0.0, -1.1, -1.1]))
+        if last.bias is not None:
+            with torch.no_grad():  # rare centres; a third of the canvas wide
+                last.bias.copy_(torch.tensor([-3.0, 0.0, 0.0, -1.1, -1.1]))
 
     def forward(self, canvas: Tensor) -> Found:
         fine = self.fine(self.stem(canvas))
@@ -425,8 +426,8 @@ class Residual(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.norm2 = _norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.relu(self.norm1(x)))
