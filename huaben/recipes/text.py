@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..language.encoder import PRESETS, TextEncoder, TextEncoderConfig
@@ -25,7 +26,7 @@ from ..language.tokenizer import MASK, PAD, Tokenizer
 from ..rng import check_seed, numpy_stream
 from ..training import FitConfig
 from .readout import CHARACTER_ATTRIBUTES, NUM_CLASSES, SCENE_ATTRIBUTES, SlotReadout, attribute_losses, predicted
-from .text_corpus import LANGUAGES, TextCorpus, make_corpus
+from .text_corpus import LANGUAGES, TextCorpus, UnknownWords, make_corpus, pad_ids
 
 NAME = "text"
 CHUNKS = 3
@@ -56,6 +57,7 @@ class TextRecipe:
         num_captions, num_phrases: size of the corpus: captions in all, and phrases a language.
         batch_size: captions a step.
         phrase_pairs: phrases a step and language.
+        unknown_words: share of texts into which words that mean nothing are put.
     """
 
     name = NAME
@@ -83,11 +85,13 @@ class TextRecipe:
         num_phrases: int = 20_000,
         batch_size: int = 64,
         phrase_pairs: int = 24,
+        unknown_words: float = 0.4,
     ) -> None:
         self.seed = check_seed(seed)
         self.model = PRESETS[preset]
         self.num_captions, self.num_phrases = num_captions, num_phrases
         self.batch_size, self.phrase_pairs = batch_size, phrase_pairs
+        self.unknown_words = unknown_words
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -97,6 +101,7 @@ class TextRecipe:
             "num_phrases": self.num_phrases,
             "batch_size": self.batch_size,
             "phrase_pairs": self.phrase_pairs,
+            "unknown_words": self.unknown_words,
             "weights": self.weights,
         }
 
@@ -116,6 +121,16 @@ class TextRecipe:
         """Trained on the corpus: the same seed gives the same one."""
         return self._made[1]
 
+    @cached_property
+    def _unknown(self) -> UnknownWords:
+        return UnknownWords(self.tokenizer, self.unknown_words)
+
+    def _varied(self, ids: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return rows (N, L) with unknown words put in, trimmed to the longest."""
+        limit = self.model.max_length - 1
+        rows = [self._unknown(row[: (row != PAD).sum() - 1].tolist(), rng, limit) for row in ids]
+        return pad_ids(rows, max(len(row) for row in rows) + 1).astype(np.int64)
+
     def build(self) -> TextTraining:
         return TextTraining(self.model.replace(vocab_size=self.tokenizer.vocab_size))
 
@@ -123,13 +138,14 @@ class TextRecipe:
         """Return chunks of captions (shortest first) and phrase pairs, with their labels."""
         rng, corpus = numpy_stream(self.seed, NAME, "batch", step), self.corpus
         rows = rng.integers(len(corpus.captions), size=self.batch_size)
-        lengths = (corpus.captions[rows] != PAD).sum(1)
+        captions = self._varied(corpus.captions[rows], rng)
+        lengths = (captions != PAD).sum(1)
         masked = np.zeros(self.batch_size, bool)
         masked[::5] = True
         order = np.argsort(lengths, kind="stable")
         chunks = []
         for part in np.array_split(order, CHUNKS):
-            ids = corpus.captions[rows[part]][:, : lengths[part].max()].astype(np.int64)
+            ids = captions[part, : lengths[part].max()]
             hidden = (rng.random(ids.shape) < MASKED_SHARE) & (ids > MASK) & masked[part][:, None]
             chunks.append(
                 {
@@ -142,11 +158,10 @@ class TextRecipe:
                 }
             )
         pairs = rng.integers(len(corpus.phrases), size=self.phrase_pairs)
-        phrases = corpus.phrases[pairs].astype(np.int64)  # (P, 2, L)
-        phrases = phrases[..., : (phrases != PAD).any((0, 1)).sum()]
+        phrases = self._varied(corpus.phrases[pairs].reshape(2 * self.phrase_pairs, -1), rng)
         return {
             "captions": chunks,
-            "phrases": torch.from_numpy(phrases),
+            "phrases": torch.from_numpy(phrases.reshape(self.phrase_pairs, 2, -1)),
             "phrase_labels": torch.from_numpy(corpus.phrase_labels[pairs].astype(np.int64)),
         }
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..language.tokenizer import EOS, PAD, Tokenizer
+from ..language.tokenizer import EOS, PAD, SPECIALS, Tokenizer
 from ..rng import numpy_stream
-from ..world.captions import Caption, CaptionSplit, caption, phrase
+from ..world.captions import BACKGROUND_PHRASES, Caption, CaptionSplit, caption, phrase
 from ..world.sample import Split, sample_look
 from ..world.scene import SIZE_HEIGHTS, TRAINED_CHARACTERS, SceneCharacter, SceneGraph
 from ..world.vocabulary import ATTRIBUTES, KEYS, Language
@@ -25,9 +25,11 @@ _PLACE_CENTRES = {
     "left": (0.2, 0.7), "middle": (0.5, 0.7), "right": (0.8, 0.7),
     "top left": (0.2, 0.28), "top": (0.5, 0.28), "top right": (0.8, 0.28),
 }  # fmt: skip
+_JOINTS = (*",.;:!?-'、。", "and", "和", "还有", "a", "an", "一")
 _FUNCTION_WORDS = (
-    "戴着 围着 风格 还有 一只 一个 一条 一头 一棵 一座 一辆 一颗 一朵 一艘 一幅 从前 住着 看到 我们 位置 表情 个头 "
-    "身上 颜色 样子 个子 位于 画成 面朝 向左 向右 地点 呈现 空空 地方 海滩上 雪地里 森林里 草地上 大海里 沙漠里 城市里 房间里 山里 天空中"
+    "戴着 围着 风格 还有 一只 一个 一条 一头 一棵 一座 一辆 一颗 一朵 一艘 一幅 从前 住着 看到 我们 位置 "
+    "表情 个头 身上 颜色 样子 个子 位于 画成 面朝 向左 向右 地点 呈现 空空 地方 海滩上 雪地里 森林里 "
+    "草地上 大海里 沙漠里 城市里 房间里 山里 天空中"
 ).split()
 
 
@@ -84,6 +86,53 @@ def pad_ids(rows: Sequence[Sequence[int]], length: int) -> NDArray[np.int16]:
         kept = [*row[: length - 1], EOS]
         target[: len(kept)] = kept
     return ids
+
+
+class UnknownWords:
+    """Puts words that mean nothing into texts, so that an encoder learns to read past what it does not know.
+
+    Only tokens that no name of the vocabulary is made of are replaced or left out; punctuation and words that join
+    characters stay, because they say where one ends.
+
+    Args:
+        tokenizer: of the texts.
+        share: of texts that are changed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, share: float) -> None:
+        names = [name for terms in ATTRIBUTES.values() for term in terms for name in (*term.en, *term.zh)]
+        places = [words for phrases in BACKGROUND_PHRASES.values() for words in phrases]
+        kept = {token for row in tokenizer.encode_ragged([*names, *places, *_JOINTS]) for token in row}
+        first = len(SPECIALS) + 256
+        free = [token for token in range(first, tokenizer.vocab_size) if token not in kept]
+        self._free = np.zeros(tokenizer.vocab_size, bool)
+        self._free[free] = True
+        self._words = np.array(free)
+        self.share = share
+
+    def __call__(self, row: Sequence[int], rng: np.random.Generator, limit: int) -> list[int]:
+        """Return ``row`` or a changed copy; ``row`` itself where the copy would be longer than ``limit``."""
+        if rng.random() >= self.share:
+            return list(row)
+        draws = rng.random((len(row) + 1, 2))
+        changed: list[int] = self._word(rng) if draws[-1, 0] < 0.2 else []
+        for token, (change, insert) in zip(row, draws[:-1], strict=True):
+            if not self._free[token] or change >= 0.25:
+                changed.append(int(token))
+            elif change < 0.15:
+                changed += self._word(rng)
+            if insert < 0.05:
+                changed += self._word(rng)
+        return changed if len(changed) <= limit else list(row)
+
+    def _word(self, rng: np.random.Generator) -> list[int]:
+        """Return one or two Chinese characters in bytes, or a few tokens that mean nothing."""
+        count = int(rng.integers(1, 3))
+        if len(self._words) and rng.random() < 0.5:
+            return [int(token) for token in rng.choice(self._words, count)]
+        lead, first = rng.integers(0xE4, 0xEA, count), len(SPECIALS)
+        tail = rng.integers(0x80, 0xC0, (count, 2))
+        return [first + int(byte) for byte in np.column_stack([lead, tail]).ravel()]
 
 
 @dataclass(frozen=True, slots=True)

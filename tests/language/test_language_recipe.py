@@ -8,7 +8,7 @@ from huaben.language import TextEncoder, Tokenizer
 from huaben.language.tokenizer import MASK, PAD
 from huaben.recipes.readout import CHARACTER_ATTRIBUTES, IGNORED, NUM_CLASSES, attribute_losses, labels_of, slot_labels
 from huaben.recipes.text import TextRecipe
-from huaben.recipes.text_corpus import chinese_words, described_scene, phrase_pair
+from huaben.recipes.text_corpus import UnknownWords, chinese_words, described_scene, phrase_pair
 from huaben.rng import numpy_stream
 from huaben.world.vocabulary import KEYS
 
@@ -69,6 +69,24 @@ def test_words_leave_out_small_and_big() -> None:
     words = chinese_words()
     assert {"猫头鹰", "帽子", "大海"} <= set(words)
     assert not {"小猫", "小船", "大象"} & set(words)
+
+
+def test_unknown_words_leave_what_is_said_alone(recipe: TextRecipe) -> None:
+    rng, tokenizer = numpy_stream(0, "unknown"), recipe.tokenizer
+    texts = ["a small red cat, with a hat; and a blue dog", "一只小小的红色的猫，戴着帽子；还有一只狗"]
+    said = [[t for word in words for t in tokenizer.encode_ids(word)] for words in (
+        ["small", "red", "cat", ",", "hat", ";", "and", "blue", "dog"], ["红色", "猫", "，", "帽子", "；", "还有", "狗"]
+    )]  # fmt: skip
+    never, always = UnknownWords(tokenizer, 0.0), UnknownWords(tokenizer, 1.0)
+    for row, kept in zip(tokenizer.encode_ragged(texts), said, strict=True):
+        assert never(row, rng, 63) == row
+        changed = [always(row, rng, 63) for _ in range(20)]
+        assert sum(one != row for one in changed) > 10
+        assert all(len(one) <= 63 for one in changed)
+        for one in changed:
+            rest = iter(one)
+            assert all(token in rest for token in kept)  # in the same order
+        assert len(always(row, rng, 2)) == len(row)
 
 
 def test_a_batch_is_a_pure_function_of_the_step(recipe: TextRecipe) -> None:
