@@ -133,7 +133,7 @@ def _measure(
 
 
 def _our_predict(model: HunyuanDiT, text: dict[str, Tensor], timesteps: Tensor, rope: Rope) -> Predict:
-    state = model.encode_text(**text)
+    state = model.encode_text(text["clip_states"], text["clip_mask"], text["t5_states"], text["t5_mask"])
     table = model.plan(timesteps, state)
     return lambda latents, i: model.step(latents, i, state, table, rope=rope)
 

@@ -10,6 +10,7 @@ from dit_peers import TINY, make_inputs, make_sizes, max_abs, text_of, tiny_mode
 from torch import Tensor
 
 from huaben.attention.rope import point_positions
+from huaben.bench import dit_speed
 from huaben.diffusion.blocks import patchify, unpatchify
 from huaben.diffusion.dit import PRESETS, HunyuanDiT, HunyuanDiTConfig, SkipCache, TextState, check_finite
 from huaben.errors import ConfigError, GenerationError, ShapeError
@@ -410,3 +411,22 @@ def test_finite_check_names_the_block():
         model(**inputs)
     remove()
     assert not torch.isfinite(model(**inputs)).all()
+
+
+# --- speed measurement ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.filterwarnings("default")
+def test_speed_measurement_compares_equal_results():
+    pytest.importorskip("diffusers")
+    threads = torch.get_num_threads()
+    results = dit_speed.run(steps=2, rounds=1, grids=[(2, 3)], num_heads=1, head_dim=16, num_layers=2, threads=1)
+    (case,) = results["cases"]
+    assert case["tokens"] == 6
+    assert case["max_difference"] < 1e-4 < case["max_latent"]
+    assert case["ratio"] > 0
+    assert torch.get_num_threads() == threads
+    with pytest.raises(ConfigError, match="steps=0"):
+        dit_speed.run(steps=0)
