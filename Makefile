@@ -1,7 +1,7 @@
 # make demo | test | lint | check | docs | lock | clean
 #
 # Everything happens in .venv with the versions in constraints.txt. Variables: PYTHON (a Python 3.11 or newer),
-# VENV, TORCH_SPEC (what pip is asked for, such as torch==2.13.0+cpu), OUT and SCRIPT (of the demo), PYTEST_ARGS.
+# VENV, TORCH_SPEC (what pip is asked for, such as torch==2.13.0+cpu), OUT (of the demo), PYTEST_ARGS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -11,14 +11,14 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
-OUT ?= out/demo
-SCRIPT ?= examples/story.jsonl
+DEMO := out/demo
+OUT ?= $(DEMO)
 PYTEST_ARGS ?= -n 2
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 TORCH_SPEC ?=
 
 RUN := $(VENV)/bin
-PIP := $(RUN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+PIP := $(RUN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 
 .PHONY: help demo test lint check docs lock clean
 
@@ -62,10 +62,10 @@ $(VENV)/.huaben-%: $(VENV)/.huaben
 	$(PIP) -e ".[$*]"
 	touch $@
 
+# A folder that is not the demo's own is never removed: the story in it goes on.
 demo: $(VENV)/.huaben
-	@mkdir -p "$(OUT)"
-	$(RUN)/huaben chat --script "$(SCRIPT)" --out "$(OUT)"
-	echo "The story is in $(OUT)"
+	@if [ "$(OUT)" = "$(DEMO)" ]; then rm -rf "$(DEMO)"; fi
+	$(RUN)/huaben chat --demo --out "$(OUT)"
 
 test: $(VENV)/.huaben-test $(VENV)/.huaben-hf
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_ARGS)
