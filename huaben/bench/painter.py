@@ -134,11 +134,11 @@ def cases(
         rng = numpy_stream(seed, "painter bench", arm.name, characters, number)
         language: Language = "en" if number % 2 == 0 else "zh"
         scene = sample_scene(rng, split=arm.scenes, num_characters=characters)
-        said = _caption_with_colours(scene, rng, language, arm.sentences)
+        said = caption_with_colours(scene, rng, language, arm.sentences)
         requests = tuple(
             CharacterRequest(
                 id=str(index),
-                phrase=_phrase_with_colour(scene, index, rng, language, arm.sentences).text,
+                phrase=phrase_with_colour(scene, index, rng, language, arm.sentences).text,
                 box=character.box,
             )
             for index, character in enumerate(scene.characters)
@@ -200,8 +200,8 @@ def _read(reader: Reader, image: npt.NDArray[np.uint8]) -> Any:
     return reader.detect([image])[0]
 
 
-def _caption_with_colours(
-    scene: SceneGraph, rng: np.random.Generator, language: Language, split: CaptionSplit
+def caption_with_colours(
+    scene: SceneGraph, rng: np.random.Generator, language: Language, split: CaptionSplit = "train"
 ) -> Caption:
     """Return a sentence that says every species and colour, so that each can be asked back."""
     for _ in range(100):
@@ -213,8 +213,8 @@ def _caption_with_colours(
     raise GenerationError("no sentence says every colour of the scene", hint="use another seed")
 
 
-def _phrase_with_colour(
-    scene: SceneGraph, index: int, rng: np.random.Generator, language: Language, split: CaptionSplit
+def phrase_with_colour(
+    scene: SceneGraph, index: int, rng: np.random.Generator, language: Language, split: CaptionSplit = "train"
 ) -> Caption:
     """Return a phrase that says species and colour."""
     for _ in range(100):

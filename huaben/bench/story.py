@@ -29,12 +29,12 @@ from ..stations import load_detector, load_painter
 from ..theater.cast import Cast
 from ..theater.oracle import RendererPainter
 from ..theater.performance import MAX_PICTURE_SEED, PerformanceConfig, Reader, perform
-from ..world.captions import caption, phrase
 from ..world.render import render
 from ..world.sample import IDENTITIES, sample_scene
 from ..world.scene import SceneCharacter, SceneGraph
 from ..world.vocabulary import ANIMALS, KEYS, Language
 from .experiment import bootstrap
+from .painter import caption_with_colours, phrase_with_colour
 
 PAGES = 4
 Embedding = npt.NDArray[np.float32]
@@ -153,12 +153,12 @@ def make_story(seed: int, kind: int, individual: int) -> list[StoryPage]:
         character = Character(
             id="1",
             name=species,
-            prompt=phrase(who, rng, language).text,
+            prompt=phrase_with_colour(scene, 0, rng, language).text,
             category=species,
             box=who.box,
             attributes=sorted_attributes(looks),
         )
-        prompt = caption(scene, rng, language).text
+        prompt = caption_with_colours(scene, rng, language).text
         page = Page(background=scene.background, style=scene.style, characters=(character,))
         picture_seed = stream_seed(seed, "story picture", kind, individual, number) & MAX_PICTURE_SEED
         pages.append(StoryPage(prompt, page, picture_seed))

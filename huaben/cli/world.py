@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import ShapeError, UsageError
 from .main import print_json
 from .sizes import parse_size
 from .texts import tell
@@ -30,11 +30,15 @@ def render_pictures(
     from ..pictures import write_picture
     from ..rng import check_seed, numpy_stream
     from ..world.captions import caption
-    from ..world.render import render
+    from ..world.render import check_size, render
     from ..world.sample import sample_scene
 
     check_seed(seed)
     height_width = parse_size(size)
+    try:
+        check_size(height_width)
+    except ShapeError as error:
+        raise UsageError(error.message, hint=error.hint) from error
     if count < 1:
         raise UsageError(f"--count {count} is less than 1", hint="use --count 16")
     lines: list[str] = []
