@@ -78,7 +78,7 @@ class PainterRecipe:
         *,
         seed: int = 0,
         batch_size: int = 32,
-        shards: int = 48,
+        shards: int = 30,
         model: GroundedDiTConfig = PRESETS["embedded"],
         weights: Path = WEIGHTS,
         cache: Path = CACHE,
