@@ -52,12 +52,12 @@ def run(seconds: float = 5.0, size: int = 128, seed: int = 1, *, repeats: int = 
         "sample": (False, sample_scene),
         "sample_and_render": (False, lambda rng: render(sample_scene(rng), size)),
     }
-    for ahead, step in work.values():
-        _rate(step, _items(ahead, seed, "warm up"), 0.0)
+    for name, (ahead, step) in work.items():
+        _rate(step, _items(ahead, seed, name, "warm up"), 0.0)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in work}
     for repeat in range(repeats):
         for name, (ahead, step) in work.items():
-            rates[name].append(_rate(step, _items(ahead, seed, repeat), seconds / repeats))
+            rates[name].append(_rate(step, _items(ahead, seed, name, repeat), seconds / repeats))
     return {
         "scenes": {
             name: {
