@@ -41,11 +41,13 @@ CLEARED: Answer = ("The page is empty again. What shall I draw?", "已经清空�
 
 def helping() -> Answer:
     """Return what huaben can draw."""
-    animals = names("species", "en", [entry.key for entry in ANIMALS]), names(
-        "species", "zh", [entry.key for entry in ANIMALS]
+    animals = (
+        names("species", "en", [entry.key for entry in ANIMALS]),
+        names("species", "zh", [entry.key for entry in ANIMALS]),
     )
-    objects = names("species", "en", [entry.key for entry in OBJECTS]), names(
-        "species", "zh", [entry.key for entry in OBJECTS]
+    objects = (
+        names("species", "en", [entry.key for entry in OBJECTS]),
+        names("species", "zh", [entry.key for entry in OBJECTS]),
     )
     return (
         f"I can draw animals ({animals[0]}) and things ({objects[0]}), in any colour, wearing "
@@ -63,6 +65,8 @@ def is_question(items: list[Item], text: str) -> bool:
     mark = text.rstrip().endswith(("?", "？"))
     commands = [item for item in tokens if item.kind == "CMD" and item.key not in ("dress",)]
     polite = any(item.kind == "MODAL" for item in tokens)
+    if re.match(r"\s*(what we see|what if|what about|how about)\b", text.lower()):
+        return False
     strong = [item for item in asks if item.key not in ("yesno", "why")]
     if strong:
         if any(item.text.lower() in ("what", "what's", "how", "how's") for item in strong) and re.match(
@@ -149,7 +153,9 @@ def _who(tokens: list[Token], sheet: Sheet) -> Answer:
     """Say who is there, or who looks a certain way."""
     found = sheet.drafts
     for token in tokens:
-        name = {"COLOUR": "colour", "ACCESSORY": "accessory", "EXPRESSION": "expression", "FACING": "facing"}.get(token.kind)
+        name = {"COLOUR": "colour", "ACCESSORY": "accessory", "EXPRESSION": "expression", "FACING": "facing"}.get(
+            token.kind
+        )
         if name:
             found = [draft for draft in found if draft.attrs[name] == token.key]
         if token.kind == "PLACE" and token.key != "bottom":
@@ -285,7 +291,11 @@ def _check(targets: list[Draft], token: Token) -> Answer:
     if name == "size":
         now = size_key(draft.box) if draft.box else ""
     tell = {"colour": _colour, "accessory": _wearing, "expression": _mood, "place": _where, "size": _size}.get(name)
-    en, zh = tell(draft) if tell else (f"{draft.the('en')} faces {now}", f"{draft.the('zh')}面朝{'左' if now == 'left' else '右'}")
+    en, zh = (
+        tell(draft)
+        if tell
+        else (f"{draft.the('en')} faces {now}", f"{draft.the('zh')}面朝{'左' if now == 'left' else '右'}")
+    )
     right = now == token.key
     return f"{'Yes' if right else 'No'}, {en}.", f"{'是的' if right else '不是'}，{zh}。"
 
@@ -301,7 +311,10 @@ def suggestion(kinds: set[str]) -> Answer:
                 f"我可以画{names('species', 'zh', keys)}等动物。")  # fmt: skip
     if "vehicle" in kinds:
         keys = ["car", "boat", "balloon"]
-        return (f"I can draw a {names('species', 'en', keys, last='or a')}.", f"我可以画{names('species', 'zh', keys, last='或')}。")
+        return (
+            f"I can draw a {names('species', 'en', keys, last='or a')}.",
+            f"我可以画{names('species', 'zh', keys, last='或')}。",
+        )
     if "place" in kinds:
         return f"The places I know: {names('background', 'en')}.", f"我会画的地方有{names('background', 'zh')}。"
     if "style" in kinds:
@@ -324,7 +337,8 @@ def nearest_word(word: str) -> str | None:
     if not re.fullmatch(r"[a-z]{4,}", word):
         return None
     wanted = ("SPECIES", "COLOUR", "ACCESSORY", "BACKGROUND", "STYLE", "EXPRESSION", "SIZE")
-    known = [phrase for phrase, (kind, _) in lexicon().items() if kind in wanted and phrase.isascii() and " " not in phrase]
+    known = [
+        phrase for phrase, (kind, _) in lexicon().items() if kind in wanted and phrase.isascii() and " " not in phrase
+    ]
     near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.79)
     return near[0] if near else None
-

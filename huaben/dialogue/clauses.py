@@ -14,7 +14,8 @@ from .stage import HIGH_SPECIES
 from .words import NUMBERS_EN, NUMBERS_ZH, WHERE, join, worn
 
 ANIMAL_KEYS = frozenset(entry.key for entry in ANIMALS)
-_ATTRS = ("COLOUR", "ACCESSORY", "EXPRESSION", "FACING", "SIZE", "PLACE")
+_ATTRS = ("COLOUR", "ACCESSORY", "EXPRESSION", "FACING", "SIZE", "PLACE", "VARIED")
+_VARIETY = ("red", "blue", "yellow", "green", "purple", "white", "pink", "black", "orange", "teal", "brown", "gray")
 _SMALL = ("FUNC", "BE", "DE", "MODAL", "FLUFF", "ADVERB", "DEGREE", "THEN", "SHADE", "ONLY", "POSE")
 _PLACE_RELATIONS = {"left": "left", "right": "right", "top": "above", "bottom": "below"}
 
@@ -31,10 +32,15 @@ def interpret(clause: list[Item], sheet: Sheet, *, first: bool) -> None:
         Stuck: when something has to be asked.
     """
     clause = _skip_accessory_looks(clause, sheet)
+    clause = _pin_down(_gather(clause), sheet)
+    told = len(sheet.did)
     clause = _take_scene(clause, sheet)
-    if not _has_content(clause):
+    if not _has_content(clause, scene=len(sheet.did) > told):
         return
     commands = [item.key for item in clause if isinstance(item, Token) and item.kind == "CMD"]
+    if "take" in commands:
+        away = any(isinstance(i, Token) and i.text.lower() in ("off", "away", "out", "down", "from") for i in clause)
+        commands.append("remove" if away else "move")
     nouns = [item for item in clause if isinstance(item, Noun)]
     handler = _choose(clause, commands, nouns, sheet, first)
     handler(clause, sheet)
@@ -54,8 +60,10 @@ def _choose(
         return _swap
     if here and _is_count(clause, commands, nouns, sheet):
         return _count
-    if here and ("replace" in commands or "swap" in commands or "change" in commands) and _is_replacement(
-        clause, nouns, sheet
+    if (
+        here
+        and ("replace" in commands or "swap" in commands or "change" in commands)
+        and _is_replacement(clause, nouns, sheet)
     ):
         return _replace
     known = [noun for noun in nouns if _refers(noun, sheet)]
@@ -71,15 +79,19 @@ def _choose(
             return _add
         return _add if not first else _draw
     if not here:
-        return _draw if nouns else _change
+        edits = {"change", "replace", "move", "swap", "enlarge", "shrink", "put"} & set(commands)
+        named = [noun for noun in nouns if noun.kind in ("noun", "unknown")]
+        return _draw if named and not (edits and all(noun.det in ("def", "bare") for noun in named)) else _change
     if not nouns:
         return _change
+    if not first and nouns[0].kind == "noun" and nouns[0] not in known and not commands:
+        return _add
     if not first and not known:
         return _add
     if commands:
         if "put" in commands or "move" in commands:
             fresh = [noun for noun in nouns if noun.kind == "noun" and noun.det in ("indef", "another")]
-            fresh += [noun for noun in nouns if noun.kind == "noun" and noun not in known and noun not in fresh]
+            fresh += [noun for noun in nouns[:1] if noun.kind == "noun" and noun not in known and noun.det == "bare"]
             if fresh and not (known and known[0] is nouns[0] and fresh[0] is not nouns[0] and "move" in commands):
                 return _add
         if "change" in commands and nouns[0].kind == "noun" and nouns[0] not in known:
@@ -87,14 +99,18 @@ def _choose(
         if "dress" in commands and not known and first:
             return _draw
         return _change
-    if _starts_with_and(clause) and not known:
+    if _starts_with_and(clause) and nouns[0] not in known:
+        return _add
+    if known and nouns[0] not in known and _anchors_known(clause, sheet):
         return _add
     if known and nouns[0] in known:
         fresh = [noun for noun in nouns if noun not in known and noun.kind == "noun"]
         if fresh:
             return _add
         return _change
-    if any(isinstance(item, Token) and item.kind in ("ADVERB", "MODAL") and item.key in ("too", "can") for item in clause):
+    if any(
+        isinstance(item, Token) and item.kind in ("ADVERB", "MODAL") and item.key in ("too", "can") for item in clause
+    ):
         return _add
     return _draw if first else _add
 
@@ -102,14 +118,107 @@ def _choose(
 # ------------------------------------------------------------------------------------------------------ small questions
 
 
-def _has_content(clause: list[Item]) -> bool:
-    """Return whether a clause still says something."""
+def _has_content(clause: list[Item], *, scene: bool) -> bool:
+    """Return whether a clause still says something, once its background and style are taken."""
     return any(
         isinstance(item, Noun)
         or item.kind in (*_ATTRS, "COMP", "UPDOWN", "VAGUE")
-        or (item.kind == "CMD" and item.key in ("remove", "swap", "replace", "change", "move", "enlarge", "shrink"))
+        or (item.kind == "CMD" and item.key in ("remove", "swap", "enlarge", "shrink"))
+        or (item.kind == "CMD" and item.key in ("replace", "change", "move") and not scene)
         for item in clause
     )
+
+
+def _gather(clause: list[Item]) -> list[Item]:
+    """Make "one of them" one phrase, and let 都 make the nouns before it mean all of them."""
+    result: list[Item] = []
+    for item in clause:
+        last = result[-1] if result else None
+        if isinstance(item, Noun) and item.kind == "all" and item.han and item.text in ("都", "全", "全都", "全部"):
+            for noun in result:
+                if isinstance(noun, Noun):
+                    noun.plural = True
+                    noun.det = "bare" if noun.det == "indef" else noun.det
+        if (
+            isinstance(item, Noun)
+            and isinstance(last, Noun)
+            and item.kind == "one"
+            and item.han
+            and item.number
+            and not item.attrs
+            and last.kind == "noun"
+            and last.number is None
+            and last.end == item.start
+        ):
+            last.number, last.det, last.plural, last.end = item.number, "indef", item.number > 1, item.end
+            continue
+        if (
+            isinstance(item, Noun)
+            and isinstance(last, Token)
+            and last.text.lower() == "of"
+            and len(result) > 1
+            and isinstance(result[-2], Noun)
+            and result[-2].kind == "one"
+        ):
+            one = result[-2]
+            result[-2:] = []
+            item.number, item.det, item.plural = one.number or 1, "indef", False
+            item.kind = "one" if item.kind == "pron" else item.kind
+            item.attrs = one.attrs | item.attrs
+            item.text = "one of " + item.text
+        if (
+            isinstance(item, Token)
+            and item.kind == "SIZE"
+            and isinstance(last, Token)
+            and last.text.lower() in ("too", "太")
+        ):
+            sign = {"large": "-", "small": "+"}.get(item.key)
+            if sign is not None:
+                item = Token("COMP", sign, item.text, item.start, item.end, item.han)
+        result.append(item)
+    return result
+
+
+def _pin_down(clause: list[Item], sheet: Sheet) -> list[Item]:
+    """Let what follows a noun tell which one is meant ("the cat on the left", "the one with the hat")."""
+    moves = any(
+        isinstance(item, Token) and item.kind == "CMD" and item.key in ("move", "put", "take") for item in clause
+    )
+    result: list[Item] = []
+    index = 0
+    while index < len(clause):
+        item = clause[index]
+        result.append(item)
+        index += 1
+        if (
+            not isinstance(item, Noun)
+            or item.det not in ("def", "other")
+            or item.kind not in ("noun", "one", "generic")
+        ):
+            continue
+        rivals = [draft for draft in sheet.drafts if item.species in (None, draft.species)]
+        if len(rivals) < 2:
+            continue
+        following = clause[index] if index < len(clause) else None
+        later = clause[index + 1 :]
+        goes = any(isinstance(i, Token) and i.kind in ("PLACE", "REL", "BACKGROUND") for i in later)
+        if isinstance(following, Token) and following.kind == "PLACE" and not following.han and (goes or not moves):
+            stated = any(
+                isinstance(i, Token) and i.kind in (*_ATTRS, "COMP", "CMD", "NEG") for i in [*result[:-1], *later]
+            )
+            if stated:
+                item.attrs.setdefault("place", following.key)
+                index += 1
+        elif isinstance(following, Token) and following.kind == "WITH":
+            at = index + 1
+            while at < len(clause) and isinstance(clause[at], Token) and clause[at].kind == "DET":
+                at += 1
+            worn_item = clause[at] if at < len(clause) else None
+            if isinstance(worn_item, Token) and worn_item.kind == "ACCESSORY":
+                if any(draft.attrs["accessory"] == worn_item.key for draft in rivals):
+                    item.attrs.setdefault("accessory", worn_item.key)
+                    index = at + 1
+    return result
 
 
 def _opens_negated(clause: list[Item]) -> bool:
@@ -140,7 +249,8 @@ def _refers(noun: Noun, sheet: Sheet) -> bool:
         return noun.det in ("def", "other") or (noun.number is None and bool(noun.attrs))
     if noun.kind != "noun" or noun.det in ("indef", "another"):
         return False
-    return any(draft.species == noun.species for draft in sheet.drafts)
+    colour = noun.attrs.get("colour") if noun.det == "bare" else None
+    return any(draft.species == noun.species and colour in (None, draft.attrs["colour"]) for draft in sheet.drafts)
 
 
 def _only_known(clause: list[Item], nouns: list[Noun], sheet: Sheet) -> bool:
@@ -157,7 +267,9 @@ def _exchanges_for_new(clause: list[Item], nouns: list[Noun], sheet: Sheet) -> b
 
 def _is_count(clause: list[Item], commands: list[str], nouns: list[Noun], sheet: Sheet) -> bool:
     """Return whether a clause sets how many there are."""
-    counted = [noun for noun in nouns if noun.number is not None and noun.det == "indef" and noun.kind in ("noun", "one")]
+    counted = [
+        noun for noun in nouns if noun.number is not None and noun.det == "indef" and noun.kind in ("noun", "one")
+    ]
     if len(counted) != 1 or "draw" in commands or "add" in commands:
         return False
     noun = counted[0]
@@ -181,6 +293,9 @@ def _is_replacement(clause: list[Item], nouns: list[Noun], sheet: Sheet) -> bool
     if len(things) >= 2 and things[1].kind == "noun":
         if _reversed(clause):
             return not _refers(things[0], sheet) or things[0].det == "indef"
+        between = clause[clause.index(things[0]) + 1 : clause.index(things[1])]
+        if any(isinstance(item, Token) and item.kind in ("WEAK", "REL", *_ATTRS) for item in between):
+            return False
         return things[1].det != "def" and not _conjoined(clause, things[0], things[1])
     if len(things) == 1 and things[0].kind == "noun" and not _refers(things[0], sheet):
         return any(isinstance(item, Token) and item.kind == "CMD" and item.key == "replace" for item in clause)
@@ -246,7 +361,9 @@ def _touches(clause: list[Item], index: int, after: int) -> bool:
     following = clause[after]
     before = clause[index - 1] if index else None
     if isinstance(following, Token) and following.han:
-        return not (isinstance(before, Noun) or (isinstance(before, Token) and before.kind == "BE" and before.text == "是"))
+        return not (
+            isinstance(before, Noun) or (isinstance(before, Token) and before.kind == "BE" and before.text == "是")
+        )
     return True
 
 
@@ -320,7 +437,7 @@ def _is_up(clause: list[Item], index: int, scenes: int, commands: set[str], shee
     flies = any(noun.species in HIGH_SPECIES for noun in nouns)
     if scenes > 1:
         return bool(nouns)
-    other = bool(sheet.background) and (not commands & {"draw"} or bool(sheet.added))
+    other = bool(sheet.background) and (bool(commands & {"add", "put", "move"}) or bool(sheet.added))
     return bool(nouns) and other and (flies or bool(commands & {"add", "put", "move"}))
 
 
@@ -379,8 +496,10 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
             if relation is not None:
                 key, end, subject = relation
                 skip.update(range(index + 1, end))
-                anchor = next((noun for noun in group if noun is item), item)
-                if item.kind == "noun" and item.det in ("indef", "another") and item not in group:
+                anchor = _antecedent(item, group, current)
+                if anchor is not item:
+                    item = anchor
+                elif item.kind == "noun" and item.det in ("indef", "another") and item not in group:
                     group.append(item)
                 if subject == "next":
                     waiting = (key, anchor)
@@ -393,8 +512,13 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
             if item.kind in ("pron", "all") and group:
                 current = list(group) if item.plural else group[-1:]
                 continue
-            if item.kind == "one" and group and group[-1].plural and item.det in ("indef", "bare", "other"):
-                item.species, item.kind = group[-1].species, "member"
+            whole = next((noun for noun in reversed(group) if noun.kind == "noun"), None)
+            if item.kind == "one" and current and item.det in ("bare", "indef") and (whole is None or not whole.plural):
+                for noun in current:
+                    _apply(noun, item.attrs)
+                continue
+            if item.kind == "one" and whole is not None and whole.plural:
+                item.species, item.kind = whole.species, "member"
                 group.append(item)
                 current = [item]
                 _apply(item, pending)
@@ -422,7 +546,10 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
             anchor = clause[anchor_at]
             assert isinstance(anchor, Noun)
             skip.add(anchor_at)
-            if anchor.kind == "noun" and anchor not in group and not _refers(anchor, sheet):
+            anchor = _antecedent(anchor, group, current)
+            if anchor.kind == "noun" and anchor not in group and (anchor.det == "indef" or not _refers(anchor, sheet)):
+                _apply(anchor, pending)
+                pending = {}
                 group.append(anchor)
             if current:
                 for noun in current:
@@ -436,7 +563,9 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                     noun.lacks.add(item.key)
                 negated = False
                 continue
-            negated = False
+            if negated:
+                negated = False
+                continue
             if item.kind == "PLACE" and _places_next(clause, index):
                 pending["place"] = item.key
                 continue
@@ -455,10 +584,25 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                 noun.attrs.setdefault("size", "large" if item.key == "+" else "small")
         elif item.kind == "ADVERB" and item.key == "too":
             continue
+    if len(group) > 2 and group[0].number == len(group) - 1 and not group[0].attrs:
+        kind = group[0].species
+        if all(noun.kind == "noun" and noun.species == kind and noun.number in (None, 1) for noun in group[1:]):
+            group = group[1:]
     if pending and group:
         for noun in group[:1]:
             _apply(noun, pending)
     return group, excluded
+
+
+def _antecedent(noun: Noun, group: list[Noun], current: list[Noun]) -> Noun:
+    """Return the noun phrase of the same clause that a pronoun or "the boat" goes back to, or the noun itself."""
+    earlier = [other for other in group if other not in current] or group
+    if noun.kind == "pron" and earlier:
+        return earlier[-1]
+    if noun.kind == "noun" and noun.det in ("def", "bare"):
+        same = [other for other in group if other.species == noun.species]
+        return same[-1] if same else noun
+    return noun
 
 
 def _apply(noun: Noun, values: dict[str, str]) -> None:
@@ -528,7 +672,8 @@ def _relation_after(clause: list[Item], index: int) -> tuple[str, int, str] | No
     else:
         return None
     before = next(
-        (part for part in reversed(clause[:index]) if isinstance(part, Noun) or part.kind not in ("FUNC", "DEGREE")), None
+        (part for part in reversed(clause[:index]) if isinstance(part, Noun) or part.kind not in ("FUNC", "DEGREE")),
+        None,
     )
     is_at = isinstance(before, Token) and (before.kind in ("BE", "CMD"))
     has_prior = any(isinstance(part, Noun) for part in clause[:index])
@@ -574,6 +719,10 @@ def resolve(noun: Noun, sheet: Sheet, *, among: list[Draft] | None = None) -> li
     pool = list(sheet.drafts if among is None else among)
     if not pool:
         raise _nobody(noun, sheet)
+    if noun.text.startswith(("one of ", "其中")):
+        recent = [draft for draft in pool if draft.id in sheet.focus] or pool
+        fits = [draft for draft in recent if noun.species in (None, draft.species)] or recent
+        return fits[: noun.number or 1]
     if noun.kind == "pron":
         return _pronoun(noun, sheet, pool)
     if noun.kind == "all" and noun.species is None:
@@ -581,11 +730,16 @@ def resolve(noun: Noun, sheet: Sheet, *, among: list[Draft] | None = None) -> li
     fits = pool
     if noun.species is not None:
         fits = [draft for draft in pool if draft.species == noun.species]
-    elif noun.kind == "generic" and noun.text.lower().split()[-1].rstrip("s") in ("animal", "动物", "小动物", "creature"):
+    elif noun.kind == "generic" and noun.text.lower().split()[-1].rstrip("s") in (
+        "animal",
+        "动物",
+        "小动物",
+        "creature",
+    ):
         fits = [draft for draft in pool if draft.species in ANIMAL_KEYS] or pool
     if not fits:
         raise _nobody(noun, sheet)
-    if noun.det == "other" and len(fits) > 1:
+    if noun.det in ("other", "another") and len(fits) > 1:
         fits = [draft for draft in fits if draft.id not in sheet.focus] or fits
     fits = _filter(noun, fits, sheet)
     if len(fits) == 1 or noun.plural or noun.kind == "all":
@@ -663,7 +817,7 @@ def _filter(noun: Noun, fits: list[Draft], sheet: Sheet) -> list[Draft]:
 def _at_place(place: str, fits: list[Draft], count: int) -> list[Draft]:
     """Return who is at a place: by name, else whoever is nearest to it."""
     named = [draft for draft in fits if draft.box and place_key(draft.box) == place]
-    if len(named) == 1:
+    if len(named) == 1 and count == 1:
         return named
     x = {"left": 0.0, "right": 1.0}.get(place.replace("top", "").strip(), 0.5)
     y = 0.0 if place.startswith("top") else None
@@ -674,7 +828,7 @@ def _at_place(place: str, fits: list[Draft], count: int) -> list[Draft]:
         cx, cy = centre(draft.box)
         return cy if place == "top" else -cy if place == "bottom" else abs(cx - x) + (0.0 if y is None else cy)
 
-    return sorted(named or fits, key=distance)[:count]
+    return sorted(named if len(named) >= count else fits, key=distance)[:count]
 
 
 def _nobody(noun: Noun, sheet: Sheet) -> Stuck:
@@ -717,7 +871,9 @@ def label(draft: Draft, among: list[Draft]) -> tuple[str, str]:
         order = sorted(among, key=lambda other: centre(other.box)[0] if other.box else 0.5)
         at = order.index(draft)
         side = ("left", "左边") if at == 0 else ("right", "右边") if at == len(order) - 1 else ("middle", "中间")
-        return f"{the[0]} on the {side[0]}" if side[0] != "middle" else f"{the[0]} in the middle", f"{side[1]}的{the[1]}"
+        return f"{the[0]} on the {side[0]}" if side[
+            0
+        ] != "middle" else f"{the[0]} in the middle", f"{side[1]}的{the[1]}"
     return the
 
 
@@ -775,17 +931,29 @@ def _make(nouns: list[Noun], made: dict[int, list[Draft]], sheet: Sheet) -> None
             continue
         if id(noun) in made or noun.kind != "noun" or noun.species is None:
             continue
-        count = noun.number if noun.number is not None else 3 if noun.det == "indef" and noun.plural else 2 if noun.plural else 1
+        count = (
+            noun.number
+            if noun.number is not None
+            else 3
+            if noun.det == "indef" and noun.plural
+            else 2
+            if noun.plural
+            else 1
+        )
         attrs = {"species": noun.species}
         attrs |= {k: v for k, v in noun.attrs.items() if k in ("colour", "accessory", "expression", "facing", "size")}
         if noun.hint and "size" not in attrs:
             attrs["size"] = noun.hint
         group, member = [], 0
-        for _ in range(count):
+        for turn in range(count):
+            if "varied" in noun.attrs:
+                attrs["colour"] = _VARIETY[turn % len(_VARIETY)]
             draft = sheet.new(dict(attrs))
             if draft is None:
                 continue
             draft.place = noun.attrs.get("place")
+            if draft.place == "top" and count > 1:
+                draft.place = ("top left", "top right", "top", None)[min(len(group), 3)]
             group.append(draft)
         made[id(noun)] = group
     for noun in nouns:
@@ -827,7 +995,9 @@ def _add(clause: list[Item], sheet: Sheet) -> None:
             found = resolve(noun, sheet)
             made[id(noun)] = found
             _set_values(noun, found, sheet)
-        elif noun.kind == "noun" and noun.det in ("def", "bare") and not noun.plural and sheet.absent(noun.species or ""):
+        elif (
+            noun.kind == "noun" and noun.det in ("def", "bare") and not noun.plural and sheet.absent(noun.species or "")
+        ):
             draft = sheet.bring_back(sheet.absent(noun.species or "")[0])
             made[id(noun)] = [draft] if draft else []
             if draft is not None:
@@ -892,11 +1062,15 @@ def _remove(clause: list[Item], sheet: Sheet) -> None:
     """Take characters off the page, or accessories off characters."""
     worn_keys = [item.key for item in clause if isinstance(item, Token) and item.kind == "ACCESSORY"]
     nouns = [item for item in clause if isinstance(item, Noun) and item.kind != "unknown"]
+    if len(nouns) > 1:
+        nouns = [noun for noun in nouns if not (noun.kind == "all" and noun.han)]
     generic = any(isinstance(item, Token) and item.kind == "PROP" and item.key == "accessory" for item in clause)
     if worn_keys or generic:
         _undress(nouns, worn_keys, sheet)
         return
-    marks = [item for item in clause if isinstance(item, Token) and item.kind in ("COLOUR", "EXPRESSION", "FACING", "COMP")]
+    marks = [
+        item for item in clause if isinstance(item, Token) and item.kind in ("COLOUR", "EXPRESSION", "FACING", "COMP")
+    ]
     if nouns and marks and any(isinstance(i, Token) and i.kind == "NEG" for i in clause):
         values = {"EXPRESSION": ("expression", "happy")}
         for item in marks:
@@ -918,8 +1092,10 @@ def _remove(clause: list[Item], sheet: Sheet) -> None:
                 continue
             raise _nobody(noun, sheet)
         reference = noun
-        if noun.det == "indef" and noun.number is None and any(
-            isinstance(item, Token) and item.kind == "NEG" for item in clause
+        if (
+            noun.det == "indef"
+            and noun.number is None
+            and any(isinstance(item, Token) and item.kind == "NEG" for item in clause)
         ):
             reference.plural = True
         if noun.det == "bare" and not noun.han and noun.plural is False and _opens_negated(clause):
@@ -944,11 +1120,16 @@ def _undress(nouns: list[Noun], keys: list[str], sheet: Sheet) -> None:
     if not targets:
         name = worn(keys[0], "en") if keys else "anything"
         zh = worn(keys[0], "zh") if keys else "配饰"
-        raise Stuck("ask", f"Nobody in the picture wears {name}. What should I change?", f"画面里没有谁戴着{zh}。要改什么？")
+        raise Stuck(
+            "ask", f"Nobody in the picture wears {name}. What should I change?", f"画面里没有谁戴着{zh}。要改什么？"
+        )
     for draft in targets:
         had = draft.attrs["accessory"]
         if keys and had not in keys:
-            en, zh = f"{draft.the('en')} wears no {term('accessory', keys[0]).en[0]}", f"{draft.the('zh')}本来就没戴{worn(keys[0], 'zh')}"
+            en, zh = (
+                f"{draft.the('en')} wears no {term('accessory', keys[0]).en[0]}",
+                f"{draft.the('zh')}本来就没戴{worn(keys[0], 'zh')}",
+            )
             sheet.note("not_worn", en, zh)
             continue
         draft.attrs["accessory"] = "none"
@@ -985,7 +1166,9 @@ def _count(clause: list[Item], sheet: Sheet) -> None:
     species = noun.species
     if species is None:
         others = [draft for other in nouns[:-1] for draft in resolve(_as_group(other), sheet)]
-        recent = others or [draft for id in sheet.focus for draft in sheet.drafts if draft.id == id] or sheet.drafts[-1:]
+        recent = (
+            others or [draft for id in sheet.focus for draft in sheet.drafts if draft.id == id] or sheet.drafts[-1:]
+        )
         if not recent:
             raise Stuck("ask", "How many of what?", "要几只什么？")
         species = recent[-1].species
@@ -1032,7 +1215,13 @@ def _replace(clause: list[Item], sheet: Sheet) -> None:
         old_noun, new_noun = (things[1], things[0]) if _reversed(clause) else (things[0], things[1])
     described, _ = describe_nouns(clause[clause.index(new_noun) :], sheet)
     targets = resolve(old_noun, sheet)
-    if new_noun.plural and old_noun.kind == "noun" and not old_noun.plural and len(targets) == 1 and not new_noun.number:
+    if (
+        new_noun.plural
+        and old_noun.kind == "noun"
+        and not old_noun.plural
+        and len(targets) == 1
+        and not new_noun.number
+    ):
         new_noun.plural = False
     attrs = {k: v for k, v in new_noun.attrs.items() if k in ("colour", "accessory", "expression", "facing", "size")}
     if new_noun.hint:
@@ -1087,7 +1276,9 @@ def _replace_accessory(clause: list[Item], sheet: Sheet) -> None:
 
 def _swap(clause: list[Item], sheet: Sheet) -> None:
     """Let two characters change places."""
-    nouns = [item for item in clause if isinstance(item, Noun) and item.kind in ("noun", "pron", "one", "all", "generic")]
+    nouns = [
+        item for item in clause if isinstance(item, Noun) and item.kind in ("noun", "pron", "one", "all", "generic")
+    ]
     if len(nouns) >= 2:
         first, second = resolve(nouns[0], sheet), resolve(nouns[1], sheet)
         pair = [first[0], second[0]]
@@ -1132,12 +1323,17 @@ def _change(clause: list[Item], sheet: Sheet) -> None:
     """Change how characters look, where they are and how large they are."""
     commands = [item.key for item in clause if isinstance(item, Token) and item.kind == "CMD"]
     if not sheet.drafts:
-        if any(isinstance(item, Noun) for item in clause):
+        named = [item for item in clause if isinstance(item, Noun)]
+        if named and named[0].kind == "noun" and all(noun.det in ("def", "bare") for noun in named):
+            raise _nobody(named[0], sheet)
+        named = [noun for noun in named if noun.kind == "noun"]
+        if named:
             _draw(clause, sheet)
             return
         raise Stuck("ask", "Nothing is drawn yet. What would you like to see?", "还什么都没画呢。想画什么？")
     if _recolour_by_colour(clause, sheet):
         return
+    _refuse_accessory_colour(clause, sheet)
     targets: list[Draft] = []
     pending: list[tuple[Token, bool]] = []
     assigned = False
@@ -1164,6 +1360,15 @@ def _change(clause: list[Item], sheet: Sheet) -> None:
             if item.kind in ("all",) and targets and assigned is False:
                 index += 1
                 continue
+            if item.kind == "one" and item.det == "indef" and item.attrs and not targets:
+                like = [d for d in sheet.drafts if all(d.attrs.get(k) == v for k, v in item.attrs.items())]
+                if not like:
+                    targets = _focused(sheet)
+                    for name, value in item.attrs.items():
+                        token = Token(name.upper(), value, value, item.start, item.end, item.han)
+                        acted |= _set(token, targets, sheet, no=False, little=False, commands=commands)
+                    index += 1
+                    continue
             found = resolve(item, sheet)
             targets = found if assigned or not targets else [*targets, *(d for d in found if d not in targets)]
             assigned = False
@@ -1253,6 +1458,22 @@ def _recolour_by_colour(clause: list[Item], sheet: Sheet) -> bool:
     return bool(found)
 
 
+def _refuse_accessory_colour(clause: list[Item], sheet: Sheet) -> None:
+    """Refuse "make the hat blue": accessories come in one look."""
+    kinds = [
+        item.kind for item in clause if isinstance(item, Token) and item.kind in ("ACCESSORY", "COLOUR", "SIZE", "COMP")
+    ]
+    keys = {item.key for item in clause if isinstance(item, Token) and item.kind == "CMD"}
+    if kinds[:1] == ["ACCESSORY"] and len(kinds) == 2 and kinds[1] != "ACCESSORY" and keys & {"change", "replace"}:
+        if not keys & {"dress", "put"} and not any(isinstance(i, Token) and i.kind == "WITH" for i in clause):
+            raise Stuck(
+                "refuse",
+                "Accessories come in one look, so I can't change that. I can change who wears it, or swap it for another.",
+                "配饰只有一种样子，改不了。可以换人戴，或者换成别的配饰。",
+            )
+    del sheet
+
+
 def _what(targets: list[Draft], clause: list[Item], sheet: Sheet) -> Stuck:
     """Return the question when it is not said what to change."""
     kinds = {item.key for item in clause if isinstance(item, Token) and item.kind == "PROP"}
@@ -1286,7 +1507,9 @@ def _relate(targets: list[Draft], relation: str, anchor: Draft, sheet: Sheet) ->
             continue
         sheet.relate(draft, relation, anchor)
         en, zh = words[relation]
-        sheet.say(f"{draft.the('en')} is now {en} {anchor.the('en')}", f"{draft.the('zh')}移到了{anchor.the('zh')}的{zh}")
+        sheet.say(
+            f"{draft.the('en')} is now {en} {anchor.the('en')}", f"{draft.the('zh')}移到了{anchor.the('zh')}的{zh}"
+        )
 
 
 def _set_values(noun: Noun, drafts: list[Draft], sheet: Sheet) -> None:
@@ -1302,12 +1525,20 @@ def _set_values(noun: Noun, drafts: list[Draft], sheet: Sheet) -> None:
                 sheet.changed = True
         if "place" in noun.attrs and (draft.box is None or place_key(draft.box) != noun.attrs["place"]):
             sheet.move(draft, noun.attrs["place"])
-        if "size" in noun.attrs and noun.kind != "one" and (draft.box is None or size_key(draft.box) != noun.attrs["size"]):
+        if (
+            "size" in noun.attrs
+            and noun.kind != "one"
+            and (draft.box is None or size_key(draft.box) != noun.attrs["size"])
+        ):
             sheet.resize(draft, size=noun.attrs["size"])
 
 
 def _dress(draft: Draft, key: str, sheet: Sheet) -> None:
     """Put an accessory on."""
+    if draft.id in sheet.dressed and draft.attrs["accessory"] != key:
+        sheet.note("one_accessory", "everyone wears one thing at a time", "每个角色一次只戴一样")
+        return
+    sheet.dressed.add(draft.id)
     draft.attrs["accessory"] = key
     verb = "围上了" if key == "scarf" else "戴上了"
     sheet.say(f"{draft.the('en')} wears {worn(key, 'en')} now", f"{draft.the('zh')}{verb}{worn(key, 'zh')}")
@@ -1343,7 +1574,9 @@ def _set(token: Token, targets: list[Draft], sheet: Sheet, *, no: bool, little: 
             sheet.resize(draft, size=token.key)
             sheet.say(f"{the_en} is {token.key} now", f"{the_zh}变成{term('size', token.key).zh[0]}的了")
         elif token.kind == "COMP":
-            sheet.resize(draft, step=1 if token.key == "+" else -1, little=little or "一点" in token.text or "些" in token.text)
+            sheet.resize(
+                draft, step=1 if token.key == "+" else -1, little=little or "一点" in token.text or "些" in token.text
+            )
             sheet.say(f"{the_en} is {'larger' if token.key == '+' else 'smaller'} now",
                       f"{the_zh}变{'大' if token.key == '+' else '小'}了")  # fmt: skip
         elif token.kind in ("PLACE", "UPDOWN"):
@@ -1358,7 +1591,10 @@ def _move(draft: Draft, token: Token, sheet: Sheet, *, little: bool, commands: l
     turns = any(command == "change" for command in commands) and "turn" in sheet.text.lower()
     if turns and token.key in ("left", "right") and "move" not in commands:
         draft.attrs["facing"] = token.key
-        sheet.say(f"{draft.the('en')} faces {token.key} now", f"{draft.the('zh')}面朝{'左' if token.key == 'left' else '右'}了")
+        sheet.say(
+            f"{draft.the('en')} faces {token.key} now",
+            f"{draft.the('zh')}面朝{'左' if token.key == 'left' else '右'}了",
+        )
         sheet.changed = True
         return
     if little and draft.box is not None and token.key in ("left", "right"):

@@ -30,7 +30,7 @@ from ..world.scene import SIZE_HEIGHTS, place_key, size_key
 from ..world.vocabulary import Language, term
 from .grammar import detect_language
 from .message import Pending
-from .stage import ASPECTS, DEFAULT_COLOURS, SIZE_RANGES, Wish, layout_characters
+from .stage import ASPECTS, DEFAULT_COLOURS, HIGH_SPECIES, SIZE_RANGES, Wish, layout_characters
 from .words import describe
 
 SHOWN = ("species", "colour", "accessory", "expression", "facing")
@@ -127,6 +127,9 @@ class Sheet:
         forced: ids to use where a name is ambiguous.
         changed: whether anything changed.
         added: drafts added in this message.
+        used: the largest id number given away.
+        dressed: ids whose accessory this message set.
+        text: the message.
     """
 
     book: PromptBook
@@ -146,7 +149,7 @@ class Sheet:
     changed: bool = False
     added: list[Draft] = field(default_factory=list)
     used: int = 0
-    omitted: int = 0
+    dressed: set[str] = field(default_factory=set)
     text: str = ""
 
     @classmethod
@@ -180,14 +183,11 @@ class Sheet:
     def new(self, attrs: dict[str, str]) -> Draft | None:
         """Add a character with the attributes that were said; None, and a note, when the picture is full."""
         if len(self.drafts) >= self.limit:
-            self.omitted += 1
-            name = describe({"species": attrs["species"]}, "en", definite=True), term("species", attrs["species"]).zh[0]
+            name = term("species", attrs["species"])
             self.note(
                 "too_many",
-                f"at most {self.limit} fit in one picture, so {name[0]} does not all appear"
-                if self.omitted > 1
-                else f"at most {self.limit} fit in one picture, so {name[0]} is left out",
-                f"一张画里最多放{self.limit}个，所以没有画下全部的{name[1]}",
+                f"only {self.limit} fit in one picture, so there was no room for another {name.en[0]}",
+                f"一张画最多放{self.limit}个，放不下更多的{name.zh[0]}",
             )
             return None
         self.used += 1
@@ -328,7 +328,9 @@ class Sheet:
         takes = {draft.id: draft.replaces for draft in self.drafts if draft.replaces}
         places = {id: index for index, id in enumerate(old.ids)}
         return tuple(
-            sorted(characters, key=lambda character: places.get(takes.get(character.id, character.id) or "", len(places)))
+            sorted(
+                characters, key=lambda character: places.get(takes.get(character.id, character.id) or "", len(places))
+            )
         )
 
     def _place(self) -> None:
@@ -350,13 +352,14 @@ class Sheet:
                     if not self._still_related(draft):
                         other.box = box
         crowd = [draft for draft in self.drafts if draft.box is not None and self._worst(draft, draft.box) > 0.3]
+        crowd += [draft for draft in waiting if self._floats(draft) or not self._still_related(draft)]
         if waiting and crowd and not any(draft.relation in ("behind", "front") for draft in self.drafts):
             self._start_again()
 
     def _start_again(self) -> None:
         """Lay everybody out from nothing, in the same order, unless that is no better."""
         before = [(draft.box, draft.height) for draft in self.drafts]
-        worst = max(self._worst(draft, draft.box) for draft in self.drafts if draft.box is not None)
+        worst = self._badness()
         for draft in self.drafts:
             if draft.box is not None and draft.place is None and draft.relation is None:
                 draft.x = centre(draft.box)[0]
@@ -366,9 +369,23 @@ class Sheet:
                 draft.height = None
             draft.box = None
         self._lay_out(self.drafts)
-        if max(self._worst(draft, draft.box) for draft in self.drafts if draft.box is not None) >= worst - 0.1:
+        if self._badness() >= worst - 0.1:
             for draft, (box, tall) in zip(self.drafts, before, strict=True):
                 draft.box, draft.height = box, tall
+
+    def _badness(self) -> float:
+        """Return how bad a layout is: the largest overlap, or 1 for somebody in the air who should not be."""
+        return max(
+            1.0 if self._floats(draft) or not self._still_related(draft) else self._worst(draft, draft.box)
+            for draft in self.drafts
+            if draft.box is not None
+        )
+
+    @staticmethod
+    def _floats(draft: Draft) -> bool:
+        """Return whether somebody who belongs on the ground is in the air unasked."""
+        asked = draft.relation in ("above", "below") or (draft.place or "").startswith("top")
+        return draft.box is not None and draft.box[3] < 0.7 and not asked and draft.species not in HIGH_SPECIES
 
     def _worst(self, draft: Draft, box: Box) -> float:
         """Return the largest overlap a box has with anybody else."""

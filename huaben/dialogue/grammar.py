@@ -16,9 +16,11 @@ from ..world.vocabulary import Language
 from .lexicon import EMOJI, PLURAL_ACCESSORIES, PLURAL_SPECIES, TRADITIONAL, lexicon
 
 _HAN = re.compile(r"[㐀-鿿]")
-_STRONG = ".!?;\n。！？；"
-_WEAK = ",:、，：()（）\"'“”‘’《》[]-—~/"
-_SMILEYS = re.compile("[\U0001f600-\U0001f637\U0001f641-\U0001f64f\U0001f440-\U0001f4ab\u2764\u2728\U0001f389\U0001f90d-\U0001f92f\U0001f970-\U0001f97a\ufe0f\u200d\U0001f3fb-\U0001f3ff]")
+_STRONG = ".!?\n。！？"
+_WEAK = ",;；:、，：()（）\"'“”‘’《》[]-—~/"
+_SMILEYS = re.compile(
+    "[\U0001f600-\U0001f637\U0001f641-\U0001f64f\U0001f440-\U0001f4ab\u2764\u2728\U0001f389\U0001f90d-\U0001f92f\U0001f970-\U0001f97a\ufe0f\u200d\U0001f3fb-\U0001f3ff]"
+)
 _COMPOUND = frozenset("车船花鱼山雪树海星鸟熊")
 
 
@@ -97,7 +99,9 @@ def detect_language(text: str, fallback: Language = "en") -> Language:
 
 def normalise(text: str) -> str:
     """Return text with full-width forms and traditional characters folded, of the same length where possible."""
-    text = "".join(unicodedata.normalize("NFKC", letter) if "\uff00" <= letter <= "\uffef" else letter for letter in text)
+    text = "".join(
+        unicodedata.normalize("NFKC", letter) if "\uff00" <= letter <= "\uffef" else letter for letter in text
+    )
     return text.replace("’", "'").replace("‘", "'").translate(TRADITIONAL)
 
 
@@ -216,6 +220,8 @@ def _settle(tokens: list[Token]) -> list[Token]:
             token.kind, token.key = "NUM", "3"
         if token.kind == "ONE" and following is not None and following.kind in ("MEAS",):
             token.kind, token.key = "NUM", "1"
+        if token.text in EMOJI and last is not None and (last.kind, last.key) == (token.kind, token.key):
+            continue
         touching = last is not None and last.end == token.start
         if (
             last is not None
@@ -223,7 +229,12 @@ def _settle(tokens: list[Token]) -> list[Token]:
             and token.han
             and last.han
             and (
-                (token.kind == "UNKNOWN" and last.kind in ("SPECIES", "BACKGROUND") and len(last.text) == 1)
+                (
+                    token.kind == "UNKNOWN"
+                    and len(token.text) == 1
+                    and last.kind in ("SPECIES", "BACKGROUND")
+                    and len(last.text) == 1
+                )
                 or (last.kind == "UNKNOWN" and token.kind == "SPECIES" and token.text in _COMPOUND)
             )
         ):
@@ -236,7 +247,7 @@ def _settle(tokens: list[Token]) -> list[Token]:
 
 # ------------------------------------------------------------------------------------------------------ noun phrases
 
-_ADJECTIVES = ("COLOUR", "SIZE", "EXPRESSION")
+_ADJECTIVES = ("COLOUR", "SIZE", "EXPRESSION", "VARIED")
 _WEARS = frozenset("戴着 戴 戴上 围着 围 系着 系 穿着 穿 戴了 带着 带 有着 配着 顶着 佩戴 头戴 有 wearing with".split())
 
 
@@ -295,7 +306,9 @@ def _is_head(tokens: list[Token], index: int) -> bool:
         counted = before is not None and before.kind in ("NUM", "DET", "PLACE", "DE")
         return counted and not _leads_to_noun(tokens, index + 1) and not _measures_thing(tokens, index + 1)
     if token.kind == "NUM" and not token.han:
-        return False
+        return before is not None and before.key == "def" and not _leads_to_noun(tokens, index + 1)
+    if token.kind == "DET" and token.text.lower() in ("other", "another"):
+        return not _leads_to_noun(tokens, index + 1) and not _measures_thing(tokens, index + 1)
     if token.kind == "DET" and token.han and token.text[-1] in "只条头棵座辆颗朵艘个些":
         return not _leads_to_noun(tokens, index + 1)
     return False
@@ -318,7 +331,11 @@ def _leads_to_noun(tokens: list[Token], index: int) -> bool:
         if wears or token.kind in (*_ADJECTIVES, "MEAS", "FLUFF", "SHADE", "NUM") or token.kind == "DEGREE":
             index += 1
             continue
-        if token.kind == "DE" or (token.kind == "DET" and not token.han) or token.text in ("很", "非常", "very", "really"):
+        if (
+            token.kind == "DE"
+            or (token.kind == "DET" and not token.han)
+            or token.text in ("很", "非常", "very", "really")
+        ):
             index += 1
             continue
         if token.kind == "FACING" and index + 1 < len(tokens) and tokens[index + 1].kind == "DE":
@@ -433,14 +450,14 @@ def _is_defining(tokens: list[Token], index: int) -> bool:
 
 def _accessory_list(tokens: list[Token], index: int) -> bool:
     """Return whether an accessory and 的 follow."""
-    return (
-        index + 1 < len(tokens) and tokens[index].kind == "ACCESSORY" and tokens[index + 1].kind == "DE"
-    )
+    return index + 1 < len(tokens) and tokens[index].kind == "ACCESSORY" and tokens[index + 1].kind == "DE"
 
 
 def _starts_with_determiner(tokens: list[Token], index: int, floor: int) -> bool:
     """Return whether adjectives back to a determiner precede ("a small, red and happy cat")."""
-    while index >= floor and (tokens[index].kind in _ADJECTIVES or tokens[index].kind in ("CONJ", "WEAK", "DE", "FUNC")):
+    while index >= floor and (
+        tokens[index].kind in _ADJECTIVES or tokens[index].kind in ("CONJ", "WEAK", "DE", "FUNC")
+    ):
         index -= 1
     return index >= floor and tokens[index].kind in ("DET", "NUM", "MEAS")
 
@@ -465,7 +482,7 @@ def _noun(tokens: list[Token], begin: int, head: int) -> Noun:
     if token.kind == "PRON":
         noun.plural, noun.det = token.key == "them", "def"
     dets: list[str] = []
-    for index in range(begin, head + (1 if token.kind in ("MEAS", "DET", "ONE", "ALL") else 0)):
+    for index in range(begin, head + (1 if token.kind in ("MEAS", "DET", "ONE", "ALL", "NUM") else 0)):
         part = tokens[index]
         if part.kind == "DET":
             dets.append(part.key)
@@ -491,6 +508,8 @@ def _noun(tokens: list[Token], begin: int, head: int) -> Noun:
                 name = part.kind.lower()
                 if noun.attrs.setdefault(name, part.key) != part.key and name == "colour":
                     noun.attrs["extra colour"] = part.key
+        elif part.kind == "VARIED":
+            noun.attrs["varied"] = part.key
         elif part.kind == "ACCESSORY":
             noun.attrs["accessory"] = part.key
     if "another" in dets:
@@ -525,7 +544,11 @@ def split_clauses(items: list[Item]) -> list[list[Item]]:
             if item.kind == "STRONG":
                 clauses.append([])
                 continue
-            if item.kind in ("WEAK", "CONJ", "THEN") and clauses[-1] and _opens(items, index + 1):
+            if (
+                item.kind in ("WEAK", "CONJ", "THEN")
+                and clauses[-1]
+                and (_opens(items, index + 1) or (item.kind == "WEAK" and _goes_on(items, index + 1, clauses[-1])))
+            ):
                 clauses.append([item] if item.kind == "CONJ" else [])
                 continue
             if item.kind == "CMD" and item.han and clauses[-1] and _is_late_command(items, index, clauses[-1]):
@@ -539,12 +562,9 @@ def _opens(items: list[Item], index: int) -> bool:
     while index < len(items):
         item = items[index]
         if isinstance(item, Noun):
-            following = items[index + 1] if index + 1 < len(items) else None
-            if item.han and following is not None and isinstance(following, Token):
-                return False
             return False
         if item.kind == "CMD":
-            return item.key not in ("dress",) or not item.text.lower().endswith(("wearing",))
+            return item.key != "dress"
         if item.text in ("把", "将", "让", "给"):
             return True
         if item.kind in ("FUNC", "THEN", "MODAL", "ADVERB", "FLUFF", "CONJ") and item.text != "的":
@@ -552,6 +572,24 @@ def _opens(items: list[Item], index: int) -> bool:
             continue
         return False
     return False
+
+
+def _goes_on(items: list[Item], index: int, clause: list[Item]) -> bool:
+    """Return whether a noun with a command of its own follows ("把猫改成紫色，花改成黄色")."""
+    if any(isinstance(item, Token) and item.kind == "CMD" and item.key in ("draw", "add") for item in clause):
+        return False
+    noun = items[index] if index < len(items) else None
+    command = items[index + 1] if index + 1 < len(items) else None
+    acts = any(isinstance(item, Token) and item.kind == "CMD" for item in clause)
+    return (
+        acts
+        and isinstance(noun, Noun)
+        and noun.han
+        and noun.det in ("bare", "def")
+        and isinstance(command, Token)
+        and command.kind == "CMD"
+        and command.key != "draw"
+    )
 
 
 def _is_late_command(items: list[Item], index: int, clause: list[Item]) -> bool:

@@ -152,14 +152,14 @@ COMMANDS: dict[str, str] = {
     "|画 画一张 画一幅 画一个 画个 画出 绘制 生成 画张 画幅 来一张 来一幅 来张 来幅 创作 描绘 做一张 给我画 帮我画 画画 我们看到的是 从前"
     " 一幅画 住着 画一画 重新画 重画",
     "add": "add put_in include also_draw insert bring bring_back bring_in also_add there_should_also_be join joins"
-    " come comes_back comes came_back come_back appears arrives enters meets meet draw_in too"
+    " come comes_back comes came_back come_back appears arrives enters meets meet draw_in"
     " want_to_see i_also_want give_me"
     "|加 加上 加入 添加 添上 添 加个 加一个 再画 再加 再来 再添 放上 画上 增加 补上 多画 多加 再放 还要 带上 回来 带回来 叫回来"
     " 出现 来了 遇见 遇到 加进来 加进去 请来 来 配上",
     "remove": "remove delete erase take_away take_out get_rid_of drop lose hide take_off takes_off takes_away"
     " leave_out kick_out rub_out leaves leave goes_away go_away clear_away wipe"
     "|去掉 删掉 删除 移除 拿走 拿掉 擦掉 取下 摘掉 脱掉 摘下 去除 拿开 删 移走 弄走 取消 脱下 抹掉 拿下来 摘下来 取下来 不见 走开 离开"
-    " 走了 撤掉 除去 扔掉 清除",
+    " 走了 撤掉 除去 扔掉 清除 摘 摘了 脱 脱了 去掉了 不见了 消失",
     "keep": "keep_only only_keep leave_only keep_just only_leave|只留 只留下 只保留 只要 留下",
     "replace": "replace exchange_for substitute instead_of instead trade swap_out switch_out"
     "|换成 替换 替换成 替换为 换为 换做 代替 取代 换作 替代 变成 变为 改成 改为 改做 换",
@@ -169,6 +169,7 @@ COMMANDS: dict[str, str] = {
     "dress": "wear wears put_on puts_on dress dressed have_on gets get should_wear"
     "|戴上 戴 戴着 围上 围 围着 穿上 穿 穿着 系上 系 佩戴 系着 配 戴了 头戴",
     "put": "put give gives|给",
+    "take": "take takes took|拿 拿掉了",
     "move": "move shift place push drag slide put_over moves stand bring_over send relocate position"
     "|移到 移动 移动到 挪到 放到 放在 搬到 移 挪 移去 移至 站到 移向 拉到 推到 换到 移往 往 走到 跑到 移动至 靠",
     "swap": "swap exchange switch switch_places swap_places trade_places change_places swap_the_positions_of"
@@ -307,7 +308,7 @@ WORDS: dict[str, dict[str, str]] = {
         "background": "background backdrop setting scenery landscape place scene|背景 场景 地点 环境",
         "style": "style styles|风格 画风 画法",
         "place": "position location spot side positions places|位置 地方",
-        "size": "size sizes|大小 个头 尺寸",
+        "size": "size sizes|大小 个头 个子 尺寸",
         "expression": "expression mood face|表情 心情 脸上",
         "accessory": "accessory accessories|配饰 装饰",
         "count": "number|数量 数目",
@@ -317,10 +318,10 @@ WORDS: dict[str, dict[str, str]] = {
     "MODAL": {
         "can": "can could would will may might want wants like would_like i'd_like can't please i_want i_need let's shall"
         " need i'd_love i_would_like i_want_to want_to i'd want_you_to would_you could_you can_you"
-        "|请 帮 帮我 给我 能 可以 想 想要 要 希望 麻烦 我要 我想 我想要 我要看 能不能 可不可以 请你 请帮我 想看 来个 可否 能否 我希望 要求",
+        "|请 帮 帮我 给我 能 可以 想 想要 要 希望 麻烦 我要 我想 我想要 我要看 能不能 可不可以 请你 请帮我 想看 来个 可否 能否 我希望 要求 喜欢 应该 应当 必须 需要 愿意",
     },
     "BE": {"is": "is are was were be been being am looks feels appears_to_be stays stands live lives stood standing"
-           "|是 有 在 站 坐 站着 坐着 站在 坐在 待在 躺 躺在 住在 是在 位于 正在 位置在 呆在 在一起"},  # fmt: skip
+           "|是 有 在 站 坐 站着 坐着 位于 站在 坐在 待在 躺 躺在 住在 是在 位于 正在 位置在 呆在 在一起"},  # fmt: skip
     "VAGUE": {
         "vague": "nicer better prettier different differently something_else improve nicely interesting more_interesting"
         " fancier cooler cuter more_beautiful more_colourful more_colorful improved beautiful_again else fix"
@@ -328,6 +329,11 @@ WORDS: dict[str, dict[str, str]] = {
         " 更有趣 有趣一点 美一点 改一下 改改 换一下 变一下 别的背景 换个背景 换种风格 换个风格 换一个背景 换一种风格",
     },
     "SHADE": {"shade": "light dark pale deep vivid|浅 深 淡 鲜 暗 亮"},
+    "VARIED": {
+        "colour": "different_colors different_colours in_different_colors in_different_colours of_different_colors"
+        " of_different_colours various_colors various_colours differently_coloured differently_colored"
+        "|不同颜色 不同颜色的 各种颜色 各色 颜色不同 各种颜色的 颜色各不相同 不一样的颜色"
+    },
     "UPDOWN": {"top": "up upwards higher|往上 向上", "bottom": "down downwards lower|往下 向下"},
     "ADVERB": {"too": "also too as_well again|也 又 同样 也都"},
 }
@@ -347,7 +353,7 @@ QUESTION: dict[str, str] = {
     "facing": "which_way which_direction what_direction|朝哪 朝哪边 面朝哪 面朝哪边 看哪 看哪边 看向哪 往哪看 哪个方向 朝哪个方向",
     "background": "what_background which_background|什么背景 背景是什么",
     "why": "why when|为什么 为啥 什么时候",
-    "yesno": "is_there are_there do_you_see is_it does did|吗 么 有没有 是不是 是否",
+    "yesno": "is_there are_there do_you_see does did|吗 么 有没有 是不是 是否",
 }
 
 FUNCTION_EN = """
@@ -361,7 +367,7 @@ side corner position version time once upon upon's it'd i'd i'll i've we'd that'
 we're don't doesn't isn't aren't actually maybe perhaps instead back next ready over around along onto inside within while
 should would could can will shall may might must need want wants wanted love prefer think guess say says said tell give gives got
 get gets try use using used add put make made made's body head neck eyes face its it theirs hers his her him he she them everyone
-something anything nothing thing things way even only simply exactly right color colour coloured colored colors colours
+something anything nothing thing things way even away simply drawn done art works work person's coloured-in appears rendered exactly right color colour coloured colored colors colours
 style styled background place placed number size sized facing posing pose sits sit sitting sat stands standing stay staying
 waiting being's featuring features feature contains containing containing's includes including consisting shows showing
 depicting having wearing wears during under's today tonight change changed first second third last set s re m ll ve d t
@@ -369,7 +375,7 @@ depicting having wearing wears during under's today tonight change changed first
 
 FLUFF_EN = """
 cute adorable beautiful lovely nice sweet funny friendly gorgeous charming wonderful amazing cool good great simple
-colourful colorful dear kind pleasant super fantastic awesome fun best fine magical kindly quickly perfect
+colourful colorful dear kind pleasant super fantastic awesome fun best fine magical alone kindly quickly perfect
 """.split()
 
 FUNCTION_ZH = """
@@ -377,12 +383,12 @@ FUNCTION_ZH = """
 图画 画面里 画面上 画面中 图里 图中 图上 画里 画中 画上面 照片里 幅 张 现在 然后呢 把 将 被 以 用 样子 样 身上 头上 脖子上 头 脖子 脸 眼睛 脸上
 非常 很 特别 十分 挺 真 太 最 比较 稍微 一下 一下子 起来 出来 过来 过去 下来 上去 下去 进来 进去 看 看看 看起来 看上去 看着 瞧 像 像是 变 一样 似的
 那么 这样 那样 一个 个头 表情 位置 颜色 色 风格 风格的 背景 场景 身体 整个 全身 一种 种 款 故事 里面 里边 上边儿 之中 其 其它 其他 时候 时 刚才 之前
-一会 一会儿 先 再 还 还是 只是 但是 但 不过 可是 而 因为 所以 如果 吗 么 呗 哟 嘿 哈哈 嘻嘻 请问 知道 觉得 说 叫 做 弄 开始 完 好 好的 行 可以 那边 这边
+一会 一会儿 先 再 还 还是 只是 但是 但 不过 可是 而 风 因为 所以 如果 吗 么 呗 哟 嘿 哈哈 嘻嘻 请问 知道 觉得 说 叫 做 弄 开始 完 好 好的 行 可以 那边 这边
 来 去 到 给 让 帮 想 要 能 会 吧 对 第 一 幅画 张画 一副 作品 画风 呈现 地点 是 整体 换 变化 主角 镜头 画布 旁 边 面 侧 身 有着 带着 带 拿着 顶着 配着 着 处
 """.split()
 
 FLUFF_ZH = """
-可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 心爱 亲爱 今天 名字 一天 有一天 天气
+可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 独自 单独 独自一人 心爱 亲爱 今天 好吗 可以吗 行吗 好不好 可以么 好么 行不行 怎么样呢 如何 名字 一天 有一天 天气
 """.split()
 
 POSES: dict[str, frozenset[str]] = {}

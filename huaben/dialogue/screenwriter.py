@@ -65,6 +65,12 @@ _POLITE = re.compile(
 )
 
 
+def _shown(text: str) -> str:
+    """Return a passage of a message as it is quoted: one line, not too long, its article in lower case."""
+    text = re.sub(r"^(A|An|The)(?= )", lambda match: match[1].lower(), " ".join(text.split()))
+    return text if len(text) <= 48 else text[:45] + "…"
+
+
 class Screenwriter:
     """Reads messages about the embedded world.
 
@@ -99,9 +105,7 @@ class Screenwriter:
 class _Reading:
     """The reading of one message."""
 
-    def __init__(
-        self, limit: int, text: str, conversation: Conversation, seen: Page | None, image: str | None
-    ) -> None:
+    def __init__(self, limit: int, text: str, conversation: Conversation, seen: Page | None, image: str | None) -> None:
         self.limit = limit
         self.raw = text
         self.text = normalise(text)
@@ -161,7 +165,9 @@ class _Reading:
         en = f"I see {people(looks, 'en')} {where[0]}. What shall I change?" if looks else f"I see only {where[0]}."
         zh = f"我看到{where[1]}有{people(looks, 'zh')}。要改什么吗？" if looks else f"我只看到{where[1]}。"
         page, edits, said = sheet.finish("")
-        return self._drawn(sheet, page, (RestorePage(page=page),) if self.conversation.page is None else edits, said, en, zh)
+        return self._drawn(
+            sheet, page, (RestorePage(page=page),) if self.conversation.page is None else edits, said, en, zh
+        )
 
     # --------------------------------------------------------------------------------------------------- open questions
 
@@ -177,8 +183,11 @@ class _Reading:
                 return self._again(pending.text, ignore_unknown=True)
             if no:
                 return self._talk("chat", *answers.FINE)
-            rest = re.sub(r"^(?:yes|yeah|ok|okay|sure|好的?|可以|行|嗯)[\s,，。.!！]+(?:please[\s,]*)?", "", self.text.lower())
-            if rest != self.text.lower() and rest:
+            rest = re.sub(
+                r"^(?:yes|yeah|ok|okay|sure|好的?|可以|行|嗯)[\s,，。.!！]+(?:please[\s,]*)?", "", self.text.lower()
+            )
+            things = any(isinstance(item, Noun) and item.kind == "noun" for item in chunk(tokenize(rest)))
+            if rest != self.text.lower() and rest and not things:
                 first = self._again(pending.text, ignore_unknown=True)
                 return self._go_on(first, rest)
             return None
@@ -191,7 +200,9 @@ class _Reading:
         """Return the ids that an answer to "which one?" names."""
         sheet = self._open()
         among = [draft for draft in sheet.drafts if draft.id in pending.options]
-        items = [item for item in chunk(tokenize(self.text)) if isinstance(item, Noun) or item.kind not in ("WEAK", "STRONG")]
+        items = [
+            item for item in chunk(tokenize(self.text)) if isinstance(item, Noun) or item.kind not in ("WEAK", "STRONG")
+        ]
         if any(isinstance(item, Token) and item.kind == "CMD" for item in items):
             return ()
         nouns = [item for item in items if isinstance(item, Noun)]
@@ -253,6 +264,14 @@ class _Reading:
             return self._talk("chat", *answers.HELLO)
         if plain in THANKS or whole in THANKS or self._all_thanks(whole):
             return self._talk("chat", *answers.THANKS)
+        if re.match(
+            r"(?:tell|sing|explain|translate|calculate|write)\b|讲|唱|写|解释|翻译|告诉我", plain
+        ) and not re.search(r"draw|picture|画", plain):
+            return self._talk("chat", *answers.SMALL_TALK)
+        if re.match(r"(?:i (?:really |do )?(?:like|love) |我(?:很|好|真|最)?喜欢)", plain) and self.page is not None:
+            tokens = tokenize(self.text)
+            if not any(token.kind in ("CMD", "COLOUR", "ACCESSORY", "UNKNOWN", "OUT") for token in tokens):
+                return self._talk("chat", *answers.THANKS)
         if plain in YES or plain in NO or whole in NO:
             return self._talk("chat", *(answers.SMALL_TALK if self.page is None else answers.FINE))
         return None
@@ -365,14 +384,18 @@ class _Reading:
         worldly = [item for item in items if isinstance(item, Token) and item.kind in
                    ("COLOUR", "ACCESSORY", "BACKGROUND", "STYLE", "PROP", "PLACE", "EXPRESSION", "FACING", "SIZE")]  # fmt: skip
         unknown = self._unknown(items)
-        pictures = re.search(r"\b(picture|image|scene|drawing|page|see|there)\b|图|画|里面|谁|看到|场景", self.text.lower())
+        pictures = re.search(
+            r"\b(picture|image|scene|drawing|page|see|there)\b|图|画|里面|谁|看到|场景", self.text.lower()
+        )
         if unknown and not any(noun.kind in ("noun", "pron") for noun in nouns):
             thing = unknown[0][0]
             if pictures and any(noun.kind == "unknown" for noun in nouns) and self.page is not None:
                 return self._talk("chat", f"No, there is no {thing.removeprefix('a ').removeprefix('an ')} in the picture.",
                                   f"没有，画面里没有{thing}。")  # fmt: skip
             return self._talk("chat", *answers.SMALL_TALK)
-        if not nouns and not worldly and not pictures:
+        asks = any(isinstance(item, Token) and item.kind == "Q" and item.key not in ("what", "which", "how", "why", "yesno")
+                   for item in items)  # fmt: skip
+        if not nouns and not worldly and not pictures and not asks:
             return self._talk("chat", *answers.SMALL_TALK)
         en, zh = answers.answer(items, sheet)
         focus = self.memory.focus
@@ -436,7 +459,8 @@ class _Reading:
         if sheet.fresh or self.page is None:
             style = term("style", page.style)
             told = page.style != (self.page.style if self.page is not None else "flat")
-            en = f"Here is {people(looks, 'en')} {where[0]}" if looks else f"Here is an empty scene {where[0]}"
+            be = "are" if len(looks) > 1 else "is"
+            en = f"Here {be} {people(looks, 'en')} {where[0]}" if looks else f"Here is an empty scene {where[0]}"
             zh = f"画好了：{where[1]}有{people(looks, 'zh')}" if looks else f"画好了：{where[1]}，还没有角色"
             en += f", {style.en[0]} style" if told else ""
             zh += f"，{style.zh[0]}风格" if told else ""
@@ -451,7 +475,13 @@ class _Reading:
         return f"{en}.", f"{zh}。"
 
     def _drawn(
-        self, sheet: Sheet, page: Page, edits: tuple, said: tuple[PageWarning, ...], en: str, zh: str  # type: ignore[type-arg]
+        self,
+        sheet: Sheet,
+        page: Page,
+        edits: tuple,
+        said: tuple[PageWarning, ...],
+        en: str,
+        zh: str,  # type: ignore[type-arg]
     ) -> Reply:
         """Return the reply that draws a page."""
         index = len(self.conversation.book.pages)
@@ -501,16 +531,25 @@ class _Reading:
             elif item.kind == "POSE" and subject is not None and subject.species not in POSES[item.key]:
                 kind = "action" if subject.kind == "noun" else None
             if kind is None:
-                small = isinstance(item, Token) and item.kind in ("FUNC", "DET", "REL", "WITH", "DE", "NUM", "MEAS", "FROM", "TO")
+                small = isinstance(item, Token) and item.kind in (
+                    "FUNC",
+                    "DET",
+                    "REL",
+                    "WITH",
+                    "DE",
+                    "NUM",
+                    "MEAS",
+                    "FROM",
+                    "TO",
+                )
                 joined = joined and small
                 continue
             if spans and joined:
-                spans[-1][1] = item.end
-                spans[-1][2] = str(spans[-1][2])
+                spans[-1][1] = max(int(spans[-1][1]), item.end)
             elif not spans or item.end > int(spans[-1][1]):
                 spans.append([item.start, item.end, kind])
             joined = True
-        return [(self.text[int(start) : int(end)].strip(), str(kind)) for start, end, kind in spans]
+        return [(_shown(self.text[int(start) : int(end)]), str(kind)) for start, end, kind in spans]
 
     def _kind_at(self, start: int, end: int) -> str:
         """Return the kind of the unknown word in a passage."""
@@ -564,7 +603,8 @@ class _Reading:
         """Return whether nothing at all in a message is about drawing."""
         return not any(
             isinstance(item, Noun)
-            or item.kind in ("CMD", "COLOUR", "SIZE", "ACCESSORY", "EXPRESSION", "BACKGROUND", "STYLE", "OUT", "NUM", "DET")
+            or item.kind
+            in ("CMD", "COLOUR", "SIZE", "ACCESSORY", "EXPRESSION", "BACKGROUND", "STYLE", "OUT", "NUM", "DET")
             for item in items
         )
 

@@ -67,8 +67,9 @@ def layout_characters(wishes: Sequence[Wish], taken: Sequence[Box] = ()) -> tupl
     Sizes and places that were asked for read back as asked (``size_key``, ``place_key``); the rest gives way. Boxes
     already ``taken`` stay.
     """
-    count = len(wishes) + len(taken)
-    heights = [_height(wish, count) for wish in wishes]
+    rows = [_is_high(wish) for wish in wishes]
+    full = [centre(box)[1] < 0.42 for box in taken]
+    heights = [_height(wish, rows.count(high) + full.count(high)) for wish, high in zip(wishes, rows, strict=True)]
     for is_high in (False, True):
         row = [i for i, wish in enumerate(wishes) if _is_high(wish) == is_high]
         others = [box for box in taken if (centre(box)[1] < 0.42) == is_high]
@@ -94,7 +95,7 @@ def _is_high(wish: Wish) -> bool:
     """Return whether a wish is for the upper part of the picture."""
     if wish.place is not None:
         return wish.place.startswith("top")
-    return wish.relation in (None, "beside", "left", "right") and wish.species in HIGH_SPECIES
+    return wish.relation is None and wish.species in HIGH_SPECIES
 
 
 def _fit_row(row: list[int], heights: list[float], wishes: Sequence[Wish], room: float) -> None:
@@ -193,7 +194,7 @@ def _search(
     others = [*taken, *placed.values()]
     anchor = placed.get(wish.anchor) if isinstance(wish.anchor, int) else wish.anchor
     relation = wish.relation if anchor is not None else None
-    floats = wish.species in HIGH_SPECIES or relation in ("above", "below")
+    floats = _is_high(wish) or relation in ("above", "below")
     best: tuple[float, ...] | None = None
     chosen: Box = (0.3, 0.5, 0.7, 0.9)
     for shrink, h in enumerate(_height_options(wish, heights[index])):
@@ -201,6 +202,9 @@ def _search(
         x_wish, y_wish = _wanted_centre(wish, relation, anchor, targets[index], w, h)
         for x in _grid(x_wish, w / 2 + 0.01, 0.99 - w / 2, 32):
             for y in _grid(y_wish, h / 2 + 0.01, 0.98 - h / 2, 16):
+                move = abs(x - x_wish) + (2.0 if floats else 12.0) * abs(y - y_wish)
+                if best is not None and move + 0.15 * shrink > best[0]:
+                    break
                 box = round_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
                 wrong = not _obeys(box, wish, relation, anchor)
                 hidden = 0.0
@@ -208,7 +212,6 @@ def _search(
                     share = max(overlap_share(box, other), overlap_share(other, box))
                     allowed = 0.6 if relation in ("behind", "front") and other is anchor else 0.0
                     hidden += max(0.0, share - allowed)
-                move = abs(x - x_wish) + (2.0 if floats else 5.0) * abs(y - y_wish)
                 rank = (10.0 * wrong + 6.0 * hidden + move + 0.15 * shrink, x, y)
                 if best is None or rank < best:
                     best, chosen = rank, box
@@ -224,11 +227,12 @@ def _height_options(wish: Wish, start: float) -> list[float]:
 
 
 def _grid(wish: float, low: float, high: float, steps: int) -> list[float]:
-    """Return positions between two bounds, the wished one among them."""
+    """Return positions between two bounds, nearest to the wished one first."""
     if low >= high:
         return [(low + high) / 2]
     inside = min(max(wish, low), high)
-    return sorted({round(inside, 4), *(round(low + (high - low) * i / steps, 4) for i in range(steps + 1))})
+    values = {round(inside, 4), *(round(low + (high - low) * i / steps, 4) for i in range(steps + 1))}
+    return sorted(values, key=lambda value: (abs(value - wish), value))
 
 
 def _wanted_centre(

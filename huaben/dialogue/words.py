@@ -60,9 +60,7 @@ def describe(attributes: dict[str, str], language: Language, *, count: int = 1, 
     if language == "en":
         noun = species.plural if count > 1 else species.en[0]
         core = " ".join(
-            word
-            for word in (size if size != "medium" else "", mood if mood != "happy" else "", colour, noun)
-            if word
+            word for word in (size if size != "medium" else "", mood if mood != "happy" else "", colour, noun) if word
         )
         lead = "the" if definite else NUMBERS_EN[min(count, 10)] if count > 1 else article(core)
         text = f"{lead} {core}" + (f" wearing {_worn_plural(accessory, count)}" if accessory != "none" else "")
