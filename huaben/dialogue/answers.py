@@ -7,10 +7,10 @@ import re
 
 from ..world.scene import place_key, size_key
 from ..world.vocabulary import ANIMALS, OBJECTS, PLACES, STYLES, TERMS, term
-from .clauses import ANIMAL_KEYS, resolve
 from .draft import Draft, Sheet, Stuck
 from .grammar import Item, Noun, Token
 from .lexicon import lexicon
+from .references import ANIMAL_KEYS, resolve
 from .words import NUMBERS_EN, NUMBERS_ZH, WHERE, join, names, people, worn
 
 Answer = tuple[str, str]
@@ -215,7 +215,7 @@ def _about(
         return _each(targets, _colour)
     if "accessory" in asks or "accessory" in props or ("what" in asks and any(_wears(token) for token in tokens)):
         return _each(targets, _wearing)
-    if "expression" in asks or "expression" in props or "how" in asks and "size" not in props:
+    if "expression" in asks or "expression" in props or ("how" in asks and "size" not in props):
         return _each(targets, _mood)
     if "size" in asks or "size" in props:
         return _each(targets, _size)
@@ -327,7 +327,8 @@ def suggestion(kinds: set[str]) -> Answer:
     return (
         f"I can draw animals (a cat, a dog, a fox …), things ({names('species', 'en', keys)}), and "
         f"{names('accessory', 'en', last='or')} for them to wear.",
-        f"我可以画动物（猫、狗、狐狸……）、东西（{names('species', 'zh', keys)}），还能让它们戴{names('accessory', 'zh', last='或')}。",
+        f"我可以画动物（猫、狗、狐狸……）、东西（{names('species', 'zh', keys)}），"
+        f"还能让它们戴{names('accessory', 'zh', last='或')}。",
     )
 
 

@@ -36,7 +36,7 @@ from .words import describe
 SHOWN = ("species", "colour", "accessory", "expression", "facing")
 
 
-class Stuck(Exception):  # noqa: N818 - not an error: the way to stop reading and ask
+class Stuck(Exception):
     """Reading cannot go on: ask or refuse, in both languages."""
 
     def __init__(self, action: str, en: str, zh: str, pending: Pending | None = None) -> None:

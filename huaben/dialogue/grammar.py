@@ -401,7 +401,7 @@ def _phrase_start(tokens: list[Token], head: int, floor: int) -> int:
         elif token.kind == "BE" and token.text == "有":
             ok = after.kind == "ACCESSORY" and begin == index + 1 and index > floor and tokens[index - 1].kind == "MEAS"
         elif token.kind == "PLACE":
-            follows = after.kind == "DE" or after.kind in ("DET", "NUM", "MEAS") and token.han and begin == index + 1
+            follows = after.kind == "DE" or (after.kind in ("DET", "NUM", "MEAS") and token.han and begin == index + 1)
             single = not token.han and token.text.lower() in ("left", "right", "middle", "leftmost", "rightmost", "top")
             ok = (token.han and follows and not _has_owner(tokens, index) and _is_defining(tokens, index)) or (
                 single and not token.han and index > floor and tokens[index - 1].kind == "DET"

@@ -321,7 +321,7 @@ WORDS: dict[str, dict[str, str]] = {
         "|请 帮 帮我 给我 能 可以 想 想要 要 希望 麻烦 我要 我想 我想要 我要看 能不能 可不可以 请你 请帮我 想看 来个 可否 能否 我希望 要求 喜欢 应该 应当 必须 需要 愿意",
     },
     "BE": {"is": "is are was were be been being am looks feels appears_to_be stays stands live lives stood standing"
-           "|是 有 在 站 坐 站着 坐着 位于 站在 坐在 待在 躺 躺在 住在 是在 位于 正在 位置在 呆在 在一起"},  # fmt: skip
+           "|是 有 在 站 坐 站着 坐着 位于 站在 坐在 待在 躺 躺在 住在 是在 位于 正在 位置在 呆在 在一起"},
     "VAGUE": {
         "vague": "nicer better prettier different differently something_else improve nicely interesting more_interesting"
         " fancier cooler cuter more_beautiful more_colourful more_colorful improved beautiful_again else fix"

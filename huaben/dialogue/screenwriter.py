@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 
 from ..errors import ConfigError
-from ..promptbook import Page, PageWarning, RestorePage
+from ..promptbook import Edit, Page, PageWarning, RestorePage
 from ..promptbook.validate import MAX_CHARACTERS
 from ..world.vocabulary import Language, term
 from . import answers
-from .clauses import interpret, resolve
+from .clauses import interpret
 from .draft import Sheet, Stuck
 from .grammar import Item, Noun, Token, chunk, detect_language, normalise, split_clauses, tokenize
 from .lexicon import (
@@ -35,6 +35,7 @@ from .lexicon import (
     YES,
 )
 from .message import Conversation, Memory, Message, Pending, Reply, clean_text
+from .references import resolve
 from .words import WHERE, join, people
 
 _PICTURE_EN = r"(?:picture|pictures|image|page|drawing|version|scene|one|painting|illustration)"
@@ -55,7 +56,8 @@ _RECALL_ZH = re.compile(
     r"(?:吧|看看|再看看|一下|好吗|了|的样子|给我看|再给我看看|来看看)*"
 )
 _AGAIN = re.compile(
-    r"(?:please )?(?:show|see|let me see)(?: me)? (?:the|this|that|it)(?: current)?(?: picture| image| one| drawing)?(?: once more| again| please)*"
+    r"(?:please )?(?:show|see|let me see)(?: me)? (?:the|this|that|it)(?: current)?(?: picture| image| one| drawing)?"
+    r"(?: once more| again| please)*"
     r"|(?:再|给我|让我)*(?:看|显示)(?:一下|看|一眼)?(?:这|那|现在的)?(?:张|幅)?(?:图|画|图片)(?:吧)?"
 )
 _ZH_DIGITS = {letter: index for index, letter in enumerate("零一二三四五六七八九十")} | {"两": 2}
@@ -478,10 +480,10 @@ class _Reading:
         self,
         sheet: Sheet,
         page: Page,
-        edits: tuple,
+        edits: tuple[Edit, ...],
         said: tuple[PageWarning, ...],
         en: str,
-        zh: str,  # type: ignore[type-arg]
+        zh: str,
     ) -> Reply:
         """Return the reply that draws a page."""
         index = len(self.conversation.book.pages)

@@ -238,7 +238,6 @@ class _Counter:
 
 def _read_entry(entry: Any, counter: _Counter, said: list[PageWarning]) -> Character | None:
     """Return one character, or None after saying why not."""
-
     if not isinstance(entry, dict):
         return _reject(f"{_short(entry)} is not an object", said)
     for name in ("name", "prompt", "category"):
