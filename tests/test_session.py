@@ -17,7 +17,7 @@ from huaben.dialogue import Message
 from huaben.errors import Cancelled, ConfigError, DataError, DialogueError, GenerationError, StoreError
 from huaben.pictures import read_metadata, read_picture
 from huaben.session import Session, read_turns, run_turn
-from huaben.stations import Stations
+from huaben.stations import WEIGHTS, Stations
 from huaben.theater.oracle import RendererPainter, RendererReader
 from huaben.theater.performance import PerformanceConfig
 
@@ -290,7 +290,7 @@ def test_damage_is_named_and_nothing_is_overwritten(tmp_path, harm):
 KILLED = """
 import sys
 from huaben.session import Session, run_turn
-from huaben.stations import Stations
+from huaben.stations import WEIGHTS, Stations
 from huaben.theater.oracle import RendererPainter
 from huaben.theater.performance import PerformanceConfig
 painter = RendererPainter()
@@ -399,3 +399,13 @@ def test_pictures_that_cannot_be_read_change_nothing(tmp_path, kind):
         with pytest.raises(DataError):
             run_turn(session, Message(text="what is this?", image=str(path)))
         assert session.turns == ()
+
+
+@pytest.mark.skipif(not (WEIGHTS / "painter").is_dir(), reason="the painter's weights are not here")
+def test_the_shipped_painter_plays_a_turn(tmp_path):
+    config = PerformanceConfig(steps=4, attempts=1)
+    with Session.open(tmp_path, seed=1, config=config) as session:
+        turn = run_turn(session, STORY[0])
+        run_turn(session, STORY[1])
+    assert read_picture(tmp_path / turn.image).shape == (128, 128, 3)
+    assert len(read_metadata(tmp_path / turn.image)["model"]) == 10
