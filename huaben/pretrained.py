@@ -180,8 +180,9 @@ class PretrainedModel(nn.Module):
         with torch.device("meta"):
             expected = cls(config).state_dict()
         check_state(expected, state, str(Path(folder) / WEIGHTS_NAME))
-        model = cls(config)
+        stored = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
+        model = cls(config).to(dtype=dtype or stored)
         model.load_state_dict(state)
-        return model.to(device=device, dtype=dtype).eval()
+        return model.to(device=device).eval()
 
 
