@@ -1,8 +1,8 @@
-"""Forty bilingual four-turn conversations with the right outcome of every turn, and how to score a system on them.
+"""Fifty bilingual four-turn conversations with the right outcome of every turn, and how to score a system on them.
 
 The messages and the outcomes were written by hand, as facts of the embedded world that any system can be held to; they
-do not come from the screenwriter. Scripts of batch 2 were written after its grammar was finished and were not used to
-improve it, so its score there is the honest one.
+do not come from the screenwriter. Its grammar was improved on batch 1 (forty scripts). Batch 2 (ten scripts) was written
+after the grammar was finished and was not used to improve it, so the score there is the honest one.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def refuses(text: str, says: str = "", *cast: Who) -> ScriptTurn:
 
 
 def conversations(batch: int | None = None) -> tuple[Script, ...]:
-    """Return the scripts, all forty or those of one batch."""
+    """Return the scripts, all fifty or those of one batch."""
     return tuple(script for script in SCRIPTS if batch is None or script.batch == batch)
 
 
@@ -419,4 +419,124 @@ SCRIPTS: tuple[Script, ...] = (
         draws("no crown", Who("owl", accessory="none", tag="o"), Who("sheep", tag="s")),
         draws("background 换成 forest", Who("owl", tag="o"), Who("sheep", tag="s"), background="forest"),
     )),
+    Script("second-farm", "en", (
+        draws("Could you sketch a little black sheep standing next to a big tree in a meadow?", Who("sheep", "black", size="small", tag="s"), Who("tree", size="large", tag="t"), background="meadow"),
+        draws("Paint the tree orange, and let the sheep wear headphones.", Who("sheep", "black", "headphones", tag="s"), Who("tree", "orange", tag="t")),
+        talks("Is the sheep wearing a hat?", "no", Who("sheep", tag="s"), Who("tree", tag="t")),
+        draws("Get rid of the tree and put a white owl in its place", Who("sheep", tag="s"), Who("owl", "white")),
+    )),
+    Script("second-city", "en", (
+        draws("city street, yellow car, facing left, paper cut", Who("car", "yellow", face="left", tag="c"), background="city", style="papercut"),
+        draws("turn the car around so it faces right", Who("car", "yellow", face="right", tag="c"), background="city"),
+        draws("I think it should be snowing, so use a snowy background", Who("car", "yellow", tag="c"), background="snow"),
+        recalls("Show me picture 1 again", Who("car", face="left", tag="c"), background="city"),
+    )),
+    Script("second-sea", "en", (
+        draws("underwater scene: an angry orange fish, a happy green turtle and a surprised whale", Who("fish", "orange", mood="angry", tag="f"), Who("turtle", "green", mood="happy", tag="t"), Who("whale", mood="surprised", tag="w"), background="sea"),
+        talks("Which one is angry?", "fish"),
+        draws("Cheer up the fish and give the turtle a bow tie", Who("fish", mood="happy", tag="f"), Who("turtle", accessory="bowtie", tag="t"), Who("whale", tag="w")),
+        draws("keep only the whale", Who("whale", mood="surprised", tag="w"), background="sea"),
+    )),
+    Script("second-refuse", "en", (
+        refuses("Generate an image of two astronauts on Mars", "astronaut"),
+        draws("Fine. Then just a penguin in the snow, please.", Who("penguin", tag="p"), background="snow"),
+        declines("have it ride a bicycle", "bicycle|ride", Who("penguin", tag="p")),
+        draws("forget the bicycle, put glasses on the penguin", Who("penguin", accessory="glasses", tag="p")),
+    )),
+    Script("di-er-nong", "zh", (
+        draws("帮我画一幅画：沙漠里一只惊讶的橙色狐狸，旁边有一个紫色的气球", Who("fox", "orange", mood="surprised", tag="f"), Who("balloon", "purple", tag="b"), background="desert"),
+        draws("气球换个颜色，要黄色的", Who("fox", "orange", tag="f"), Who("balloon", "yellow", tag="b")),
+        draws("狐狸别惊讶了，开心一点", Who("fox", mood="happy", tag="f"), Who("balloon", tag="b")),
+        talks("气球现在什么颜色", "黄", Who("fox", tag="f"), Who("balloon", tag="b")),
+    )),
+    Script("di-er-shan", "zh", (
+        draws("山里有一座蓝色的小房子，房子左边站着一头大熊", Who("house", "blue", size="small", tag="h"), Who("bear", size="large", tag="b", side=("left of", "h")), background="mountain"),
+        draws("熊太大了，缩小一些", Who("house", "blue", tag="h"), Who("bear", tag="b")),
+        draws("再添两朵红花", Who("house", tag="h"), Who("bear", tag="b"), Who("flower", "red"), Who("flower", "red")),
+        recalls("退回上一步吧", Who("house", tag="h"), Who("bear", tag="b")),
+    )),
+    Script("di-er-xue", "zh", (
+        draws("下雪天，三只企鹅，都戴着围巾", Who("penguin", accessory="scarf"), Who("penguin", accessory="scarf"), Who("penguin", accessory="scarf"), background="snow"),
+        draws("中间那只换成戴皇冠", Who("penguin", accessory="scarf"), Who("penguin", accessory="crown", place="middle"), Who("penguin", accessory="scarf")),
+        draws("最右边的那只不要了", Who("penguin", accessory="scarf"), Who("penguin", accessory="crown")),
+        draws("画风改成蜡笔画", Who("penguin", accessory="scarf"), Who("penguin", accessory="crown"), style="crayon", background="snow"),
+    )),
+    Script("di-er-ju", "zh", (
+        refuses("给我画个孙悟空", "孙悟空"),
+        draws("好吧，那画一只猪，戴着墨镜，在房间里", Who("pig", accessory="glasses", tag="p"), background="room"),
+        asks("再好看一点", "", Who("pig", accessory="glasses", tag="p")),
+        draws("让它变成粉色，朝左看", Who("pig", "pink", "glasses", face="left", tag="p")),
+    )),
+    Script("second-mixed-a", "mixed", (
+        draws("Hi，请画 a big blue 大象 in the 森林", Who("elephant", "blue", size="large", tag="e"), background="forest"),
+        draws("然后 give it 一副眼镜", Who("elephant", "blue", "glasses", tag="e")),
+        draws("style 改成 shadow puppet", Who("elephant", "blue", "glasses", tag="e"), style="puppet"),
+        talks("what's the background 是什么？", "forest|森林", Who("elephant", tag="e")),
+    )),
+    Script("second-mixed-b", "mixed", (
+        draws("两只 ducks on the 海滩, one yellow one white", Who("duck", "yellow", tag="a"), Who("duck", "white", tag="b"), background="beach"),
+        draws("把 the white one 移到 the left", Who("duck", "yellow", tag="a"), Who("duck", "white", place="left", tag="b")),
+        draws("replace 黄色的那只 with a 青蛙", Who("frog"), Who("duck", "white", tag="b")),
+        recalls("undo 一下", Who("duck", "yellow", tag="a"), Who("duck", "white", tag="b")),
+    )),
+    Script("held-out-a", "en", (
+        draws("There's a sad brown bear wearing glasses in the city at the right side.", Who("bear", "brown", "glasses", mood="sad", place="right", tag="b"), background="city"),
+        draws("On the left I want a green car.", Who("bear", "brown", tag="b"), Who("car", "green", place="left", tag="c")),
+        draws("He shouldn't be sad, make him smile.", Who("bear", mood="happy", tag="b"), Who("car", tag="c")),
+        talks("What is on the left?", "car", Who("bear", tag="b"), Who("car", tag="c")),
+    ), 2),
+    Script("held-out-b", "en", (
+        draws("pink rabbit, crown, night, shadow puppet style", Who("rabbit", "pink", "crown", tag="r"), background="night", style="puppet"),
+        draws("Same rabbit but on the beach", Who("rabbit", "pink", "crown", tag="r"), background="beach"),
+        draws("Swap the crown for headphones", Who("rabbit", "pink", "headphones", tag="r")),
+        recalls("Actually, undo that", Who("rabbit", "pink", "crown", tag="r"), background="beach"),
+    ), 2),
+    Script("held-out-c", "en", (
+        draws("Two owls in a forest, a gray one and a purple one", Who("owl", "gray", tag="g"), Who("owl", "purple", tag="p"), background="forest"),
+        asks("give the owl a scarf", "which", Who("owl", "gray", "none", tag="g"), Who("owl", "purple", "none", tag="p")),
+        draws("the purple one", Who("owl", "gray", "none", tag="g"), Who("owl", "purple", "scarf", tag="p")),
+        draws("Delete the gray owl and add a boat", Who("owl", "purple", "scarf", tag="p"), Who("boat")),
+    ), 2),
+    Script("held-out-d", "en", (
+        declines("A frog juggling three apples", "juggling|apples"),
+        draws("Just the frog then", Who("frog", tag="f")),
+        draws("Make it huge and put it in the desert", Who("frog", size="large", tag="f"), background="desert"),
+        talks("Thanks! How big is the frog?", "large|big", Who("frog", tag="f")),
+    ), 2),
+    Script("held-out-e", "zh", (
+        draws("来一张图：草地中间有一只生气的白色绵羊，戴着领结", Who("sheep", "white", "bowtie", mood="angry", place="middle", tag="s"), background="meadow"),
+        draws("羊的左边放一朵紫色的蘑菇", Who("sheep", tag="s"), Who("mushroom", "purple", tag="m", side=("left of", "s"))),
+        draws("蘑菇和羊换个位置", Who("sheep", tag="s"), Who("mushroom", "purple", tag="m", side=("right of", "s"))),
+        talks("绵羊是什么表情？", "生气", Who("sheep", tag="s"), Who("mushroom", tag="m")),
+    ), 2),
+    Script("held-out-f", "zh", (
+        draws("水墨风格，山里，两只鸟，一只蓝的，一只黑的", Who("bird", "blue", tag="a"), Who("bird", "black", tag="b"), background="mountain", style="ink"),
+        draws("黑色那只去掉吧", Who("bird", "blue", tag="a"), background="mountain"),
+        draws("给它配一顶帽子", Who("bird", "blue", "hat", tag="a")),
+        recalls("还是回到第一张吧", Who("bird", "blue", "none", tag="a"), Who("bird", "black", tag="b")),
+    ), 2),
+    Script("held-out-g", "zh", (
+        refuses("画一个在月球上跳舞的宇航员", "宇航员"),
+        draws("那画只青蛙好了，大大的，绿色", Who("frog", "green", size="large", tag="f")),
+        draws("加上一只小老鼠在它旁边", Who("frog", "green", tag="f"), Who("mouse", tag="m")),
+        talks("图上一共有几个动物？", "两|2|二", Who("frog", tag="f"), Who("mouse", tag="m")),
+    ), 2),
+    Script("held-out-h", "zh", (
+        draws("城市的夜里太黑了，就画白天的城市吧，一辆蓝色汽车", Who("car", "blue", tag="c"), background="city"),
+        draws("车头朝左", Who("car", "blue", face="left", tag="c")),
+        draws("再来一辆一样的", Who("car", "blue", tag="c"), Who("car", "blue")),
+        draws("把其中一辆涂成红色", Who("car", "blue"), Who("car", "red")),
+    ), 2),
+    Script("held-out-i", "mixed", (
+        draws("我想要一只 sleepy 的狮子 on the snow", Who("lion", mood="sleepy", tag="l"), background="snow"),
+        draws("wake it up, 让它 happy 一点", Who("lion", mood="happy", tag="l")),
+        draws("右边 add 一棵 green tree", Who("lion", tag="l"), Who("tree", "green", place="right", tag="t")),
+        talks("狮子 wearing 什么？", "没|nothing", Who("lion", tag="l"), Who("tree", tag="t")),
+    ), 2),
+    Script("held-out-j", "mixed", (
+        draws("draw 三颗 yellow stars 和 a house, crayon 风格", Who("star", "yellow"), Who("star", "yellow"), Who("star", "yellow"), Who("house", tag="h"), style="crayon"),
+        draws("stars 太多了，只要一颗", Who("star", "yellow"), Who("house", tag="h")),
+        draws("house 改成 blue", Who("star", "yellow"), Who("house", "blue", tag="h")),
+        talks("谢谢 huaben!", "", Who("star"), Who("house", tag="h")),
+    ), 2),
 )  # fmt: skip

@@ -215,7 +215,7 @@ def change(clause: list[Item], sheet: Sheet) -> None:
                 assigned = True
             else:
                 pending.append((token, False))
-        elif item.kind == "VAGUE":
+        elif item.kind == "VAGUE" and not _says_value(clause):
             raise _what(targets, clause, sheet)
         index += 1
     if pending:
@@ -227,6 +227,11 @@ def change(clause: list[Item], sheet: Sheet) -> None:
             return
         raise _what(targets, clause, sheet)
     sheet.look_at(targets or focused(sheet))
+
+
+def _says_value(clause: list[Item]) -> bool:
+    """Return whether a clause says what to change to ("a different colour, yellow")."""
+    return any(isinstance(item, Token) and item.kind in (*ATTRIBUTE_KINDS, "COMP", "UPDOWN") for item in clause)
 
 
 def _moves_later(clause: list[Item], index: int) -> bool:

@@ -222,6 +222,15 @@ def _settle(tokens: list[Token]) -> list[Token]:
             token.kind, token.key = "NUM", "1"
         if token.text in EMOJI and last is not None and (last.kind, last.key) == (token.kind, token.key):
             continue
+        if (
+            token.text.lower() == "a little"
+            and following is not None
+            and following.kind in ("SPECIES", *_ADJECTIVES, "FLUFF")
+        ):
+            middle = token.start + 1
+            result.append(Token("DET", "indef", token.text[:1], token.start, middle, False, gap=token.gap))
+            result.append(Token("SIZE", "small", token.text[2:], middle + 1, token.end, False, gap=True))
+            continue
         touching = last is not None and last.end == token.start
         if (
             last is not None
@@ -316,8 +325,11 @@ def _is_head(tokens: list[Token], index: int) -> bool:
 
 def _leads_to_noun(tokens: list[Token], index: int) -> bool:
     """Return whether modifiers alone lie between here and a noun."""
+    counted = index > 0 and tokens[index - 1].kind == "ONE"
     while index < len(tokens):
         token = tokens[index]
+        if token.kind == "ONE" and counted:
+            return False
         if token.kind in ("SPECIES", "GENERIC", "ONE"):
             return True
         if token.kind in ("UNKNOWN", "OUT"):
@@ -364,6 +376,9 @@ def _continues(tokens: list[Token], index: int) -> bool:
 def _phrase_start(tokens: list[Token], head: int, floor: int) -> int:
     """Return where the phrase of a head begins; never before ``floor``."""
     begin = head
+    if tokens[head].kind == "ONE" and 0 < floor < head and tokens[floor - 1].kind == "ONE":
+        if all(token.kind in _ADJECTIVES for token in tokens[floor:head]):
+            return head
     seen_det = False
     index = head - 1
     while index >= floor:

@@ -73,11 +73,11 @@ MORE: dict[str, dict[str, str]] = {
         "headphones": "headphone headset|耳麦",
     },
     "expression": {
-        "happy": "smile smiles joyful glad happily laughing laughs laugh|笑 笑着 微笑着 开开心心 高高兴兴 愉快 笑眯眯 欢喜",
-        "sad": "sadly cry cries weeping unhappily|哭 哭着 哭泣 不开心 不高兴 悲哀 流泪",
-        "surprised": "shocked startled|惊奇 震惊 吓了一跳",
-        "angry": "angrily furious grumpy annoyed|发怒 恼火 气呼呼 气愤",
-        "sleepy": "sleep sleeps asleep drowsy sleepily|睡 睡着 睡觉 睡着了 犯困 打瞌睡 瞌睡 困困 疲倦",
+        "happy": "cheer_up cheers_up excited grin grins grinning smiley delighted merry laughter smile smiles joyful glad happily laughing laughs laugh|笑 笑着 微笑着 开开心心 高高兴兴 愉快 笑眯眯 欢喜 笑起来 大笑 兴奋 欢快 乐呵呵 高兴起来 开心起来",
+        "sad": "upset gloomy tearful depressed sadly cry cries weeping unhappily|哭 哭着 哭泣 不开心 不高兴 悲哀 流泪 沮丧 委屈 哭泣的 哭了",
+        "surprised": "shocked startled|惊奇 震惊 吓了一跳 惊呆 吃惊的 惊喜",
+        "angry": "frown frowning frowns angrily furious grumpy annoyed|发怒 恼火 气呼呼 气愤",
+        "sleepy": "dozing yawning dozes yawns exhausted sleep sleeps asleep drowsy sleepily|睡 睡着 睡觉 睡着了 犯困 打瞌睡 瞌睡 困困 疲倦 累 疲惫 打盹 打哈欠 睡觉觉 犯困的",
     },
     "facing": {
         "left": "face_left face_to_the_left faces_left faced_left look_left looks_left look_to_the_left"
@@ -92,7 +92,7 @@ MORE: dict[str, dict[str, str]] = {
     "size": {
         "small": "smol petite|小小 小个子 小号 个头小 迷你 小小的 小型",
         "medium": "normal-sized normal medium_size|中号 中等大 中等个头 普通大小",
-        "large": "enormous giant gigantic|大大 大个子 大号 个头大 巨大 大大的 大型 高大 庞大",
+        "large": "enormous giant gigantic|大大 大个子 大号 大大个 个头大 巨大 大大的 大型 高大 庞大",
     },
     "place": {
         "left": "left to_the_left on_the_left_side at_the_left left_side on_the_left_hand_side left-hand_side far_left"
@@ -112,17 +112,17 @@ MORE: dict[str, dict[str, str]] = {
         "bottom": "bottom at_the_bottom on_the_ground to_the_bottom on_the_floor|下面 下方 底部 下边 底下 地上 地面上 最下面",
     },
     "background": {
-        "beach": "beaches sand seashore by_the_sea coast sandy_beach at_the_seaside|沙滩上 海滩上 岸边 海岸 海边上",
-        "snow": "snowy snowfields winter_wonderland snowy_landscape|雪地里 雪里 雪中 下雪 大雪 雪景 冰雪 冬季 冬日 雪地上",
+        "beach": "beaches sand seashore by_the_sea coast sandy_beach at_the_seaside coastline waterfront|沙滩上 海滩上 岸边 海岸 海边上",
+        "snow": "snowing snows snowy_day wintertime in_winter ice snowy snowfields winter_wonderland snowy_landscape|雪地里 雪里 雪中 下雪天 雪天 下雪的日子 冬天里 冰天雪地 下雪 大雪 雪景 冰雪 冬季 冬日 雪地上",
         "forest": "forests woodland jungle|森林里 树林里 树林中 林子里 林子 丛林 林中",
-        "night": "nighttime night-time starry_sky the_night_sky moonlight evening at_midnight midnight"
-        "|晚上 黑夜 夜 星夜 夜空下 星空下 月夜 深夜 夜间 半夜 夜晚的天空 夜色",
+        "night": "nights nightfall by_night after_dark nighttime night-time starry_sky the_night_sky moonlight evening at_midnight midnight"
+        "|晚上 黑夜 夜 星夜 夜空下 星空下 月夜 深夜 夜间 半夜 夜晚的天空 夜色 夜晚里 大晚上 天黑 天黑了 晚上的",
         "meadow": "meadows grasslands grassy_field|草地上 草原上 草坪上 草丛 草丛里 原野 田野",
         "sea": "seas under_the_sea the_deep_sea under_water under_the_water deep_sea water on_the_water in_the_water"
         "|海 海面 海面上 海上 水里 水下 水中 海中 大海里 海洋里 水面上 深海",
         "desert": "deserts sand_dunes dunes|沙漠里 大漠 沙丘",
         "city": "cities streets downtown on_the_street|城市里 城里 街头 大街上 大街 马路上 都市 市里",
-        "room": "rooms inside_a_room inside_the_house indoor inside_a_house at_home"
+        "room": "rooms lounge house_interior indoors_room inside_a_room inside_the_house indoor inside_a_house at_home"
         "|房间里 屋子里 家里 卧室里 客厅 客厅里 室内 房里 房子里 屋内",
         "mountain": "hill mountainside on_a_hill mountaintop|山里面 高山上 山坡 山坡上 山顶 山顶上 山中 山间 山区 群山",
         "sky": "cloud in_the_clouds skies|天空中 天空里 蓝天 云上 云朵上 云里 白云 云彩 云 云中",
@@ -162,7 +162,7 @@ COMMANDS: dict[str, str] = {
     " 走了 撤掉 除去 扔掉 清除 摘 摘了 脱 脱了 去掉了 不见了 消失",
     "keep": "keep_only only_keep leave_only keep_just only_leave|只留 只留下 只保留 只要 留下",
     "replace": "replace exchange_for substitute instead_of instead trade swap_out switch_out"
-    "|换成 替换 替换成 替换为 换为 换做 代替 取代 换作 替代 变成 变为 改成 改为 改做 换",
+    "|换成了 改成了 变成了 换成 替换 替换成 替换为 换为 换做 代替 取代 换作 替代 变成 变为 改成 改为 改做 换",
     "change": "make change turn recolor recolour color_it dye set become becomes turns let makes should_be to_be edit"
     " adjust modify update turn_into changes coloured colored tint"
     "|改 变 让 使 弄成 涂成 染成 设成 设为 调成 应该是 刷成 画成 上色 改变 修改 调整 变得 涂",
@@ -367,13 +367,14 @@ side corner position version time once upon upon's it'd i'd i'll i've we'd that'
 we're don't doesn't isn't aren't actually maybe perhaps instead back next ready over around along onto inside within while
 should would could can will shall may might must need want wants wanted love prefer think guess say says said tell give gives got
 get gets try use using used add put make made made's body head neck eyes face its it theirs hers his her him he she them everyone
-something anything nothing thing things way even away simply drawn done art works work person's coloured-in appears rendered exactly right color colour coloured colored colors colours
+forget skip never mind bother rather bring brings keep keeps kept leave stick imagine suppose wish hope try consider replacement something anything nothing thing things way even away simply drawn done art works work person's coloured-in appears rendered exactly right color colour coloured colored colors colours
 style styled background place placed number size sized facing posing pose sits sit sitting sat stands standing stay staying
 waiting being's featuring features feature contains containing containing's includes including consisting shows showing
 depicting having wearing wears during under's today tonight change changed first second third last set s re m ll ve d t
 """.split()
 
 FLUFF_EN = """
+sunny quiet calm peaceful cozy cosy warm dreamy clean tidy proper regular usual typical proud pleased gentle tender precious delightful
 cute adorable beautiful lovely nice sweet funny friendly gorgeous charming wonderful amazing cool good great simple
 colourful colorful dear kind pleasant super fantastic awesome fun best fine magical alone kindly quickly perfect
 """.split()
@@ -388,7 +389,7 @@ FUNCTION_ZH = """
 """.split()
 
 FLUFF_ZH = """
-可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 独自 单独 独自一人 心爱 亲爱 今天 好吗 可以吗 行吗 好不好 可以么 好么 行不行 怎么样呢 如何 名字 一天 有一天 天气
+可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 安静 宁静 平静 晴朗 温暖 阳光明媚 独自 单独 独自一人 心爱 亲爱 今天 忘了 别管 那只是 不如 干脆 顺便 麻烦你 辛苦 只不过 嘛 哎呀 额 话说 对了 其实 就是 就好 就行 行了 好了 好啦 今天 好吗 可以吗 行吗 好不好 可以么 好么 行不行 怎么样呢 如何 名字 一天 有一天 天气
 """.split()
 
 POSES: dict[str, frozenset[str]] = {}

@@ -520,11 +520,17 @@ class _Reading:
         """Return the unknown passages as (text, kind); neighbours are joined ("playing the piano")."""
         spans: list[list[int | str]] = []
         subject: Noun | None = None
-        joined = False
+        joined = negated = False
         for item in items:
             if isinstance(item, Noun) and item.kind != "unknown":
-                subject, joined = item, False
+                subject, joined, negated = item, False, False
                 continue
+            if isinstance(item, Noun) and negated:
+                negated = False
+                continue
+            if isinstance(item, Token):
+                no = item.kind == "NEG" or item.text.lower() in ("forget", "skip", "忘了", "别管")
+                negated = no or (negated and item.kind in ("FUNC", "DET", "CMD"))
             kind = None
             if isinstance(item, Noun):
                 kind = self._kind_at(item.start, item.end)
