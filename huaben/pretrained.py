@@ -177,11 +177,10 @@ class PretrainedModel(nn.Module):
         except ConfigError as error:
             raise CheckpointError(f"{Path(folder) / CONFIG_NAME}: {error.message}", hint=error.hint) from error
         state = read_weights(Path(folder) / WEIGHTS_NAME)
-        with torch.device("meta"):
-            expected = cls(config).state_dict()
-        check_state(expected, state, str(Path(folder) / WEIGHTS_NAME))
         stored = next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), None)
+        # Not built on the meta device first: initialisers there import torch's compiler, which takes seconds.
         model = cls(config).to(dtype=dtype or stored)
+        check_state(model.state_dict(), state, str(Path(folder) / WEIGHTS_NAME))
         model.load_state_dict(state)
         return model.to(device=device).eval()
 

@@ -29,6 +29,7 @@ from ..rng import check_seed, numpy_stream, torch_stream
 from ..training import FitConfig
 from ..world.captions import caption, phrase
 from ..world.scene import TRAINED_CHARACTERS
+from ..world.vocabulary import Language
 from .autoencoder import to_images
 from .painter_data import Shard, ensure_shards, load_shard
 
@@ -130,7 +131,7 @@ class PainterRecipe:
         for b, row in enumerate(rows):
             known = rng.random()
             scene = shard.scene(int(row))
-            language = "en" if rng.random() < 0.5 else "zh"
+            language: Language = "en" if rng.random() < 0.5 else "zh"
             captions.append("" if known < NOTHING or known > 1 - GROUNDING_ONLY else caption(scene, rng, language).text)
             if known < NOTHING + TEXT_ONLY:
                 present[b] = False

@@ -65,7 +65,7 @@ class Shard:
         characters = tuple(
             SceneCharacter(
                 **{name: KEYS[name][self.looks[i, k, j]] for j, name in enumerate(LOOKS)},
-                box=tuple(float(v) for v in self.boxes[i, k]),
+                box=box_of(self.boxes[i, k]),
             )
             for k in range(self.counts[i])
         )
@@ -74,6 +74,12 @@ class Shard:
             style=KEYS["style"][self.places[i, 1]],
             characters=characters,
         )
+
+
+def box_of(values: Tensor) -> tuple[float, float, float, float]:
+    """Return four numbers as a box."""
+    x0, y0, x1, y1 = (float(v) for v in values)
+    return x0, y0, x1, y1
 
 
 def reference_tensor(crop: np.ndarray) -> Tensor:
@@ -100,8 +106,8 @@ def other_picture(character: SceneCharacter, style: str, rng: np.random.Generato
         backdrop=int(rng.integers(64)),
     )
     image = render(scene, 128).image
-    box = tuple(float(np.clip(v + 0.008 * rng.standard_normal(), 0, 1)) for v in there.box)
-    return cut_out(image, box, None, CROP_MARGIN * (0.7 + 0.6 * rng.random()))[0]  # type: ignore[arg-type]
+    box = box_of(torch.tensor([np.clip(v + 0.008 * rng.standard_normal(), 0, 1) for v in there.box]))
+    return cut_out(image, box, None, CROP_MARGIN * (0.7 + 0.6 * rng.random()))[0]
 
 
 @torch.inference_mode()

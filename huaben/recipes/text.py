@@ -25,6 +25,8 @@ from ..language.encoder import PRESETS, TextEncoder, TextEncoderConfig
 from ..language.tokenizer import MASK, PAD, Tokenizer
 from ..rng import check_seed, numpy_stream
 from ..training import FitConfig
+from ..world.captions import CaptionSplit
+from ..world.sample import Split
 from .readout import CHARACTER_ATTRIBUTES, NUM_CLASSES, SCENE_ATTRIBUTES, SlotReadout, attribute_losses, predicted
 from .text_corpus import LANGUAGES, TextCorpus, UnknownWords, make_corpus, pad_ids
 
@@ -32,6 +34,8 @@ NAME = "text"
 CHUNKS = 3
 """Parts of a batch, by length: each is padded to its own longest text."""
 MASKED_SHARE = 0.15
+UNKNOWN_FROM, UNKNOWN_FULL = 1500, 2100
+"""Steps. Earlier, unknown words delay the point where the encoder finds out which attribute is whose."""
 
 
 class TextTraining(nn.Module):
@@ -57,7 +61,8 @@ class TextRecipe:
         num_captions, num_phrases: size of the corpus: captions in all, and phrases a language.
         batch_size: captions a step.
         phrase_pairs: phrases a step and language.
-        unknown_words: share of texts into which words that mean nothing are put.
+        unknown_words: share of texts into which words that mean nothing are put, once binding has been learned: from
+            :data:`UNKNOWN_FROM` on, rising to this share at :data:`UNKNOWN_FULL`.
     """
 
     name = NAME
@@ -68,7 +73,7 @@ class TextRecipe:
         warmup_steps=100,
         ema_decay=0.998,
         bf16=True,
-        default_minutes=8,
+        default_minutes=12,
         decay_share=0.4,
         log_every=50,
     )
@@ -123,12 +128,20 @@ class TextRecipe:
 
     @cached_property
     def _unknown(self) -> UnknownWords:
-        return UnknownWords(self.tokenizer, self.unknown_words)
+        return UnknownWords(self.tokenizer)
 
-    def _varied(self, ids: NDArray[np.int16], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return rows (N, L) with unknown words put in, trimmed to the longest."""
+    def unknown_share(self, step: int) -> float:
+        """Return the share of texts with unknown words in a step's batch."""
+        return self.unknown_words * min(1.0, max(0.0, (step - UNKNOWN_FROM) / (UNKNOWN_FULL - UNKNOWN_FROM)))
+
+    def _varied(self, ids: NDArray[np.int16], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return rows (N, L), a share of them with unknown words put in, trimmed to the longest."""
         limit = self.model.max_length - 1
-        rows = [self._unknown(row[: (row != PAD).sum() - 1].tolist(), rng, limit) for row in ids]
+        rows = [row[: (row != PAD).sum() - 1].tolist() for row in ids]
+        rows = [
+            self._unknown(row, rng, limit) if change else row
+            for row, change in zip(rows, rng.random(len(rows)) < share, strict=True)
+        ]
         return pad_ids(rows, max(len(row) for row in rows) + 1).astype(np.int64)
 
     def build(self) -> TextTraining:
@@ -138,7 +151,7 @@ class TextRecipe:
         """Return chunks of captions (shortest first) and phrase pairs, with their labels."""
         rng, corpus = numpy_stream(self.seed, NAME, "batch", step), self.corpus
         rows = rng.integers(len(corpus.captions), size=self.batch_size)
-        captions = self._varied(corpus.captions[rows], rng)
+        captions = self._varied(corpus.captions[rows], self.unknown_share(step), rng)
         lengths = (captions != PAD).sum(1)
         masked = np.zeros(self.batch_size, bool)
         masked[::5] = True
@@ -158,7 +171,9 @@ class TextRecipe:
                 }
             )
         pairs = rng.integers(len(corpus.phrases), size=self.phrase_pairs)
-        phrases = self._varied(corpus.phrases[pairs].reshape(2 * self.phrase_pairs, -1), rng)
+        phrases = self._varied(
+            corpus.phrases[pairs].reshape(2 * self.phrase_pairs, -1), self.unknown_share(step), rng
+        )
         return {
             "captions": chunks,
             "phrases": torch.from_numpy(phrases.reshape(self.phrase_pairs, 2, -1)),
@@ -209,11 +224,12 @@ class TextRecipe:
         assert isinstance(model, TextTraining)
         model = model.float()
         scores: dict[str, float] = {}
-        for purpose, words, split in (
+        trials: tuple[tuple[str, CaptionSplit, Split], ...] = (
             ("", "train", "train"),
             ("paraphrase_", "paraphrase", "train"),
             ("composition_", "train", "composition"),
-        ):
+        )
+        for purpose, words, split in trials:
             corpus, _ = make_corpus(
                 0, 800, 400, self.model.max_length, self.tokenizer, words=words, split=split, purpose=f"fresh {purpose}"
             )

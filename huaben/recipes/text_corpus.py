@@ -48,7 +48,7 @@ def described_character(rng: np.random.Generator, split: Split = "train") -> Sce
     size = tuple(SIZE_HEIGHTS)[rng.integers(len(SIZE_HEIGHTS))]
     x, y = _PLACE_CENTRES[KEYS["place"][rng.integers(len(KEYS["place"]))]]
     half = SIZE_HEIGHTS[size] / 2
-    return SceneCharacter(**sample_look(rng, split), box=(x - 0.1, y - half, x + 0.1, y + half))
+    return SceneCharacter.from_dict({**sample_look(rng, split), "box": (x - 0.1, y - half, x + 0.1, y + half)})
 
 
 def described_scene(rng: np.random.Generator, split: Split = "train") -> SceneGraph:
@@ -96,10 +96,9 @@ class UnknownWords:
 
     Args:
         tokenizer: of the texts.
-        share: of texts that are changed.
     """
 
-    def __init__(self, tokenizer: Tokenizer, share: float) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         names = [name for terms in ATTRIBUTES.values() for term in terms for name in (*term.en, *term.zh)]
         places = [words for phrases in BACKGROUND_PHRASES.values() for words in phrases]
         kept = {token for row in tokenizer.encode_ragged([*names, *places, *_JOINTS]) for token in row}
@@ -108,12 +107,9 @@ class UnknownWords:
         self._free = np.zeros(tokenizer.vocab_size, bool)
         self._free[free] = True
         self._words = np.array(free)
-        self.share = share
 
     def __call__(self, row: Sequence[int], rng: np.random.Generator, limit: int) -> list[int]:
-        """Return ``row`` or a changed copy; ``row`` itself where the copy would be longer than ``limit``."""
-        if rng.random() >= self.share:
-            return list(row)
+        """Return a changed copy, or an unchanged one where it would be longer than ``limit``."""
         draws = rng.random((len(row) + 1, 2))
         changed: list[int] = self._word(rng) if draws[-1, 0] < 0.2 else []
         for token, (change, insert) in zip(row, draws[:-1], strict=True):

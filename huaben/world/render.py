@@ -120,7 +120,7 @@ def _draw_character(
         rim = aggdraw.Pen((255, 255, 255), 3.4 * unit)
         for shape, part in zip(shapes, parts, strict=True):
             if shape.edge:
-                canvas.polygon((part + (1.6 * unit, 2.2 * unit)).ravel().tolist(), shadow_pen, shadow)
+                canvas.polygon(np.add(part, (1.6 * unit, 2.2 * unit)).ravel().tolist(), shadow_pen, shadow)
         for shape, flat in zip(shapes, flats, strict=True):
             if shape.edge:
                 canvas.polygon(flat, rim)

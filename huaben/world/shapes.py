@@ -37,7 +37,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, tilt: float = 0.0, count: 
     if tilt:
         c, s = np.cos(tilt), np.sin(tilt)
         points = points @ np.array([[c, s], [-s, c]])
-    return points + (x, y)
+    return np.add(points, (x, y))
 
 
 def polygon(*points: tuple[float, float]) -> Points:

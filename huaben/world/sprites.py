@@ -128,8 +128,8 @@ def tint(colour: str, who: Individual) -> Colour:
     h, s, v = colorsys.rgb_to_hsv(r, g, b)
     if s < 0.12:
         h, s = (h + who.hue * 8) % 1, s + abs(who.hue) * 0.8
-    r, g, b = colorsys.hsv_to_rgb((h + who.hue) % 1, s, min(1.0, v * who.value))
-    return (round(r * 255), round(g * 255), round(b * 255))
+    tinted = colorsys.hsv_to_rgb((h + who.hue) % 1, s, min(1.0, v * who.value))
+    return tuple(round(c * 255) for c in tinted)
 
 
 @dataclass(slots=True)
@@ -179,8 +179,8 @@ def _markings(pen: Pen, x: float, y: float, rx: float, ry: float) -> None:
                 0,
             )
     elif kind == "stripes":
-        for k in (-0.5, 0.0, 0.5):
-            h = (k + 0.3 * (phase - 0.5)) * ry
+        for offset in (-0.5, 0.0, 0.5):
+            h = (offset + 0.3 * (phase - 0.5)) * ry
             w = rx * np.sqrt(max(0.05, 1 - (h / ry) ** 2)) * 0.93
             pen.add(
                 polygon((x - w, y + h), (x, y + h + 0.1 * ry), (x + w, y + h), (x, y + h + 0.34 * ry)), pen.accent, 0
@@ -292,7 +292,7 @@ def _fox(pen: Pen) -> Anchors:
         pen.add(polygon((x - ew, 0.3), (x + side * 0.09, 0.2 - h), (x + ew, 0.3)), pen.main)
         pen.add(polygon((x + side * 0.02 - ew * 0.42, 0.2 - h * 0.5), (x + side * 0.09, 0.2 - h), (x + side * 0.05 + ew * 0.42, 0.2 - h * 0.5)), INK, 0)
     head = blob([(0.02, 0.12), (0.28, 0.2), (0.4, 0.42), (0.2, 0.58), (0.06, 0.67), (-0.1, 0.58), (-0.36, 0.42), (-0.24, 0.2)])
-    anchors = _sitting(pen, head_points=head)
+    _sitting(pen, head_points=head)
     pen.add(blob([(0.06, 0.65), (0.2, 0.57), (0.37, 0.42), (0.18, 0.43), (0.07, 0.5), (-0.06, 0.43), (-0.33, 0.42), (-0.1, 0.57)]), WHITE, 0)
     pen.add(ellipse(0.07, 0.6, 0.045, 0.035, count=10), INK, 0)
     return Anchors((0.06, 0.36, 0.92), (0.02, 0.16, 0.3), (0.01, 0.68, 0.22), 0.2, False)
@@ -340,7 +340,7 @@ def _lion(pen: Pen) -> Anchors:
     pen.add(ellipse(-0.44, 0.62, 0.075, 0.09, count=14), pen.dark)
     r = 0.4 * (0.8 + 0.2 * w.ear)
     pen.add(scallop(0.02, 0.39, r * 1.05, r * 0.94, 9 + int(4 * w.ear_width), 0.12, w.phase), pen.dark)
-    anchors = _sitting(pen, 0.28, 0.24)
+    _sitting(pen, 0.28, 0.24)
     for side in (-1, 1):
         pen.add(ellipse(0.02 + side * 0.22, 0.19, 0.07, 0.07, count=12), pen.main)
     pen.add(ellipse(0.08, 0.47, 0.1, 0.075, count=14), pen.light, 0)
@@ -657,11 +657,11 @@ def _accessory(pen: Pen, anchors: Anchors, kind: str, colour: Colour) -> None:
                                ellipse(0, 0, r * 0.72, r * 0.72, count=20)[:1], ellipse(0, 0, r * 0.72, r * 0.72, count=20)[::-1]])  # fmt: skip
         for side in (-1, 1):
             pen.add(ellipse(x + side * gap * 1.08, y - 0.02 * scale, r * 0.8, r * 0.8, count=16), (200, 232, 250, 90), 0)
-            pen.add(ring + (x + side * gap * 1.08, y - 0.02 * scale), colour, 0)
+            pen.add(np.add(ring, (x + side * gap * 1.08, y - 0.02 * scale)), colour, 0)
         pen.add(stroke(polygon((x - gap * 0.4, y - 0.03 * scale), (x + gap * 0.4, y - 0.03 * scale)), 0.036 * scale), colour, 0)
     elif kind == "headphones":
         x, y, r = anchors.crown
-        fx, fy, _ = anchors.face
+        _, fy, _ = anchors.face
         r = max(r, 0.2)
         pen.add(stroke(curve([(x - r, fy), (x - r * 0.86, y - 0.0), (x, y - 0.07), (x + r * 0.86, y - 0.0), (x + r, fy)]), 0.06), deep)
         for side in (-1, 1):

@@ -6,8 +6,8 @@ import torch
 
 from huaben.clip.model import Clip, ClipConfig
 from huaben.diffusion.autoencoder import Autoencoder, AutoencoderConfig
-from huaben.diffusion.grounding import GroundedDiTConfig, GroundingConfig
 from huaben.diffusion.grounding import PRESETS as GROUNDED
+from huaben.diffusion.grounding import GroundedDiTConfig, GroundingConfig
 from huaben.language.encoder import TextEncoder, TextEncoderConfig
 from huaben.recipes import painter_data
 from huaben.recipes.autoencoder import AutoencoderRecipe, to_images, to_tensor, with_latent_statistics

@@ -110,7 +110,7 @@ def test_extent_equals_rendered_box():
 
 @pytest.mark.parametrize("size", [0, 16, (64, 5000), -1])
 def test_render_refuses_impossible_sizes(size):
-    with pytest.raises(ShapeError, match="32..2048"):
+    with pytest.raises(ShapeError, match=r"32\.\.2048"):
         render(SceneGraph(background="sea"), size)
 
 
