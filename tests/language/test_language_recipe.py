@@ -77,20 +77,28 @@ def test_unknown_words_leave_what_is_said_alone(recipe: TextRecipe) -> None:
     said = [[t for word in words for t in tokenizer.encode_ids(word)] for words in (
         ["small", "red", "cat", ",", "hat", ";", "and", "blue", "dog"], ["红色", "猫", "，", "帽子", "；", "还有", "狗"]
     )]  # fmt: skip
-    never, always = UnknownWords(tokenizer, 0.0), UnknownWords(tokenizer, 1.0)
+    unknown = UnknownWords(tokenizer)
     for row, kept in zip(tokenizer.encode_ragged(texts), said, strict=True):
-        assert never(row, rng, 63) == row
-        changed = [always(row, rng, 63) for _ in range(20)]
+        changed = [unknown(row, rng, 63) for _ in range(20)]
         assert sum(one != row for one in changed) > 10
         assert all(len(one) <= 63 for one in changed)
         for one in changed:
             rest = iter(one)
             assert all(token in rest for token in kept)  # in the same order
-        assert len(always(row, rng, 2)) == len(row)
+        assert len(unknown(row, rng, 2)) == len(row)
+
+
+def test_unknown_words_come_late(recipe: TextRecipe) -> None:
+    assert [recipe.unknown_share(step) for step in (0, 1500, 1800, 2100, 9000)] == pytest.approx([0, 0, 0.2, 0.4, 0.4])
+    known = {tuple(row[row != PAD].tolist()) for row in recipe.corpus.captions}
+    for step, low, high in ((0, 1.0, 1.0), (3000, 0.4, 0.95)):
+        chunks = [chunk for more in range(4) for chunk in recipe.batch(step + more)["captions"]]
+        rows = [tuple(row[row != PAD].tolist()) for chunk in chunks for row in chunk["targets"]]
+        assert low <= np.mean([row in known for row in rows]) <= high
 
 
 def test_a_batch_is_a_pure_function_of_the_step(recipe: TextRecipe) -> None:
-    first, again, other = recipe.batch(3), recipe.batch(3), recipe.batch(4)
+    first, again, other = recipe.batch(2500), recipe.batch(2500), recipe.batch(2501)
     for one, two in zip(first["captions"], again["captions"], strict=True):
         assert all(torch.equal(one[name], two[name]) for name in one)
     assert torch.equal(first["phrases"], again["phrases"])
