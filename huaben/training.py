@@ -42,6 +42,7 @@ from torch.optim.swa_utils import AveragedModel
 from . import __version__
 from .config import Config
 from .errors import Cancelled, CheckpointError, ConfigError, DataError, GenerationError
+from .muon import Muon, hidden_matrices
 from .pretrained import check_state, write_atomic
 from .rng import check_seed, stream_seed
 
@@ -55,6 +56,7 @@ SETTLE_STEPS = 5  # not timed: memory and caches settle
 TIMED_STEPS = 20  # timed to plan the length of a run with a minutes budget
 MAX_SKIPS = 10  # unusable losses in a row before the run is given up
 LINE_EVERY_S = 20.0
+STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +68,8 @@ class FitConfig(Config):
 
     Args:
         learning_rate: the highest one.
-        betas: of AdamW.
+        optimizer: "adamw", or "muon": orthogonal updates for hidden matrices, AdamW for the rest (:mod:`.muon`).
+        betas: of AdamW; the first is Muon's momentum.
         weight_decay: of AdamW; on weights with two or more axes only.
         warmup_steps: steps of linear climb.
         grad_clip: largest gradient norm; 0 does not clip.
@@ -87,6 +90,7 @@ class FitConfig(Config):
     """
 
     learning_rate: float = 1e-3
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup_steps: int = 200
@@ -213,6 +217,22 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def make_optimizer(
+    model: nn.Module, groups: list[dict[str, Any]], config: FitConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """Return the config's optimizer for :func:`parameter_groups` of a model."""
+    if config.optimizer == "adamw":
+        fused = device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
+    hidden = hidden_matrices(model)
+    split = [
+        {**group, "params": [p for p in group["params"] if (id(p) in hidden) == muon], "muon": muon}
+        for group in groups
+        for muon in (True, False)
+    ]
+    return Muon([group for group in split if group["params"]], lr=config.learning_rate, betas=config.betas)
 
 
 def ema_decay_at(decay: float, num_averaged: int) -> float:
@@ -362,9 +382,7 @@ class _Run:
         if not groups:
             raise ConfigError(f"recipe {recipe.name!r} built a model without trainable parameters")
         self.params = [parameter for group in groups for parameter in group["params"]]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=config.learning_rate, betas=config.betas, fused=device.type in ("cpu", "cuda")
-        )
+        self.optimizer = make_optimizer(self.model, groups, config, device)
         self.step = 0
         self.elapsed = 0.0  # seconds in the loop before ``self.clock``
         self.skipped = 0
@@ -586,10 +604,10 @@ class _Run:
             state = {
                 key.removesuffix(suffix): value
                 for key, value in _part(tensors, "optimizer.").items()
-                if key.endswith(suffix) and key.removesuffix(suffix) in ("step", "exp_avg", "exp_avg_sq")
+                if key.endswith(suffix) and key.removesuffix(suffix) in STATE_KEYS
             }
             if state:
-                fused = self.optimizer.defaults["fused"]
+                fused = self.optimizer.defaults.get("fused", False)
                 self.optimizer.state[parameter] = {
                     key: value.to(parameter.device) if fused or key != "step" else value for key, value in state.items()
                 }

@@ -60,8 +60,9 @@ class PainterRecipe:
 
     name = NAME
     fit = FitConfig(
-        learning_rate=1e-3,
-        betas=(0.9, 0.98),
+        learning_rate=2e-3,
+        optimizer="muon",
+        betas=(0.95, 0.98),
         weight_decay=0.01,
         warmup_steps=300,
         ema_decay=0.9985,
