@@ -67,6 +67,9 @@ def is_question(items: list[Item], text: str) -> bool:
     polite = any(item.kind == "MODAL" for item in tokens)
     if re.match(r"\s*(what we see|what if|what about|how about)\b", text.lower()):
         return False
+    worldly = any(item.kind in ("BACKGROUND", "STYLE", "CMD") for item in tokens)
+    if worldly and any(item.text in ("怎么样", "怎样") for item in asks) and len(asks) == 1:
+        return False
     strong = [item for item in asks if item.key not in ("yesno", "why")]
     if strong:
         if any(item.text.lower() in ("what", "what's", "how", "how's") for item in strong) and re.match(
@@ -99,7 +102,8 @@ def answer(items: list[Item], sheet: Sheet) -> Answer:
         return f"The style is {term('style', sheet.style).en[0]}.", f"是{term('style', sheet.style).zh[0]}风格。"
     if "how many" in asks or "count" in props:
         return _how_many(nouns, tokens, sheet)
-    if "who" in asks or (asks & {"what", "which"} and not nouns and not props):
+    generic = bool(nouns) and all(noun.kind in ("generic", "one", "all") for noun in nouns)
+    if "who" in asks or (asks & {"what", "which"} and (not nouns or generic) and not props):
         return _who(tokens, sheet)
     attrs = [item for item in tokens if item.kind in ("COLOUR", "ACCESSORY", "EXPRESSION", "FACING", "SIZE", "PLACE")]
     scene = [item for item in tokens if item.kind in ("BACKGROUND", "STYLE")]

@@ -22,7 +22,7 @@ def replace(clause: list[Item], sheet: Sheet) -> None:
     if len(things) == 1:
         old_noun, new_noun = Noun("pron", None, 0, 0, "it", det="def"), things[0]
     else:
-        old_noun, new_noun = (things[1], things[0]) if reversed(clause) else (things[0], things[1])
+        old_noun, new_noun = (things[1], things[0]) if names_new_first(clause) else (things[0], things[1])
     describe_nouns(clause[clause.index(new_noun) :], sheet)
     targets = resolve(old_noun, sheet)
     if (
@@ -68,7 +68,7 @@ def replace(clause: list[Item], sheet: Sheet) -> None:
     sheet.look_at(news)
 
 
-def reversed(clause: list[Item]) -> bool:
+def names_new_first(clause: list[Item]) -> bool:
     """Return whether the new thing is named first ("a fox instead of the dog", "用狐狸代替狗")."""
     return any(
         isinstance(item, Token) and (item.text.lower() == "instead of" or item.text in ("代替", "取代", "替代"))
@@ -79,7 +79,7 @@ def reversed(clause: list[Item]) -> bool:
 def _replace_accessory(clause: list[Item], sheet: Sheet) -> None:
     """Change what somebody wears ("replace the hat with a crown")."""
     keys = [item.key for item in clause if isinstance(item, Token) and item.kind == "ACCESSORY"]
-    if reversed(clause):
+    if names_new_first(clause):
         keys.reverse()
     wearers = [draft for draft in sheet.drafts if draft.attrs["accessory"] == keys[0]]
     if not wearers:
@@ -215,7 +215,20 @@ def change(clause: list[Item], sheet: Sheet) -> None:
                 assigned = True
             else:
                 pending.append((token, False))
-        elif item.kind == "VAGUE" and not _says_value(clause):
+        elif item.kind == "LOOKAT":
+            at = next_noun(clause, index)
+            noun = clause[at] if at is not None else None
+            if at is not None and isinstance(noun, Noun):
+                seen = resolve(noun, sheet)[0]
+                for draft in targets or focused(sheet):
+                    sheet.gazes.append((draft, seen))
+                    sheet.say(f"{draft.the('en')} looks at {seen.the('en')}", f"{draft.the('zh')}看着{seen.the('zh')}")
+                acted, assigned, index = True, True, at
+        elif item.kind == "TOOMANY":
+            sheet.look_at(targets)
+            sheet.doubt = Stuck("ask", "How many should there be?", "要几个？")
+            return
+        elif item.kind == "VAGUE" and not sheet.did and not _says_value(clause):
             raise _what(targets, clause, sheet)
         index += 1
     if pending:
@@ -223,7 +236,12 @@ def change(clause: list[Item], sheet: Sheet) -> None:
         for token, no in pending:
             acted |= _set(token, targets, sheet, no=no, little=little, commands=commands)
     if not acted:
-        if targets and sheet.changed:
+        if sheet.did or (targets and sheet.changed):
+            return
+        if targets and all(
+            isinstance(i, Noun) or i.kind in ("FUNC", "BE", "WEAK", "DE", "ADVERB", "Q") for i in clause
+        ):
+            sheet.doubt = _what(targets, clause, sheet)
             return
         raise _what(targets, clause, sheet)
     sheet.look_at(targets or focused(sheet))
@@ -232,6 +250,17 @@ def change(clause: list[Item], sheet: Sheet) -> None:
 def _says_value(clause: list[Item]) -> bool:
     """Return whether a clause says what to change to ("a different colour, yellow")."""
     return any(isinstance(item, Token) and item.kind in (*ATTRIBUTE_KINDS, "COMP", "UPDOWN") for item in clause)
+
+
+def prefer(clause: list[Item], sheet: Sheet) -> None:
+    """Give the one of a species the look that is preferred ("I'd prefer a purple cat")."""
+    noun = next(item for item in clause if isinstance(item, Noun))
+    targets = [draft for draft in sheet.drafts if draft.species == noun.species]
+    for name, value in noun.attrs.items():
+        if name.upper() in ATTRIBUTE_KINDS:
+            token = Token(name.upper(), value, value, noun.start, noun.end, noun.han)
+            _set(token, targets, sheet, no=False, little=False, commands=[])
+    sheet.look_at(targets)
 
 
 def _moves_later(clause: list[Item], index: int) -> bool:
@@ -351,8 +380,9 @@ def _set(token: Token, targets: list[Draft], sheet: Sheet, *, no: bool, little: 
             entry = term("expression", value)
             sheet.say(f"{the_en} looks {entry.en[0]} now", f"{the_zh}现在很{entry.zh[0]}")
         elif token.kind == "FACING":
-            draft.attrs["facing"] = token.key
-            sheet.say(f"{the_en} faces {token.key} now", f"{the_zh}面朝{'左' if token.key == 'left' else '右'}了")
+            side = token.key if token.key != "flip" else "right" if draft.attrs["facing"] == "left" else "left"
+            draft.attrs["facing"] = side
+            sheet.say(f"{the_en} faces {side} now", f"{the_zh}面朝{'左' if side == 'left' else '右'}了")
         elif token.kind == "SIZE":
             sheet.resize(draft, size=token.key)
             sheet.say(f"{the_en} is {token.key} now", f"{the_zh}变成{term('size', token.key).zh[0]}的了")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .changing import change, replace, reversed, swap
-from .describing import ATTRIBUTE_KINDS, describe_nouns, gather, pin_down
+from .changing import change, names_new_first, prefer, replace, swap
+from .describing import ATTRIBUTE_KINDS, deny_colours, describe_nouns, gather, pin_down
 from .draft import Sheet
 from .grammar import Item, Noun, Token
 from .references import refers
@@ -25,7 +25,7 @@ def interpret(clause: list[Item], sheet: Sheet, *, first: bool) -> None:
         Stuck: when something has to be asked.
     """
     clause = skip_accessory_looks(clause, sheet)
-    clause = pin_down(gather(clause), sheet)
+    clause = pin_down(deny_colours(gather(clause)), sheet)
     told = len(sheet.did)
     clause = take_scene(clause, sheet)
     if not _has_content(clause, scene=len(sheet.did) > told):
@@ -52,6 +52,13 @@ def _choose(
         return keep_or_count
     if "remove" in commands or negated:
         return remove
+    pair = [item for item in clause if isinstance(item, Token) and item.kind == "ACCESSORY"]
+    if "swap" in commands and here and len(pair) == 2 and not nouns:
+        return replace
+    if here and any(isinstance(item, Token) and item.kind == "PREFER" for item in clause):
+        there = [draft.species for draft in sheet.drafts]
+        if len(nouns) == 1 and nouns[0].attrs and there.count(nouns[0].species or "") == 1:
+            return prefer
     if "swap" in commands and here and not _exchanges_for_new(clause, nouns, sheet):
         return swap
     if here and _is_count(clause, commands, nouns, sheet):
@@ -67,6 +74,8 @@ def _choose(
     if "add" in commands and here:
         return add
     if "draw" in commands:
+        if here and any(noun.det == "another" for noun in nouns):
+            return add
         if here and known and known[0] is nouns[0] and any(item.kind in ("COMP", "COLOUR") for item in values):
             return change
         if here and "put" in commands and known and values and len(nouns) == 1:
@@ -116,8 +125,8 @@ def _has_content(clause: list[Item], *, scene: bool) -> bool:
     return any(
         isinstance(item, Noun)
         or item.kind in (*ATTRIBUTE_KINDS, "COMP", "UPDOWN", "VAGUE")
-        or (item.kind == "CMD" and item.key in ("remove", "swap", "enlarge", "shrink"))
-        or (item.kind == "CMD" and item.key in ("replace", "change", "move") and not scene)
+        or (item.kind == "CMD" and item.key in ("remove", "enlarge", "shrink"))
+        or (item.kind == "CMD" and item.key in ("replace", "change", "move", "swap") and not scene)
         for item in clause
     )
 
@@ -131,7 +140,8 @@ def _only_known(clause: list[Item], nouns: list[Noun], sheet: Sheet) -> bool:
     """Return whether a clause says "only the cat", "just one cat"."""
     only = any(isinstance(item, Token) and item.kind == "ONLY" and item.text.lower() != "just" for item in clause)
     there = {draft.species for draft in sheet.drafts}
-    return bool(only and sheet.drafts and nouns and all(noun.species in there for noun in nouns))
+    edits = any(isinstance(item, Token) and item.kind in ("CMD", *ATTRIBUTE_KINDS) for item in clause)
+    return bool(only and not edits and sheet.drafts and nouns and all(noun.species in there for noun in nouns))
 
 
 def _exchanges_for_new(clause: list[Item], nouns: list[Noun], sheet: Sheet) -> bool:
@@ -145,6 +155,8 @@ def _is_count(clause: list[Item], commands: list[str], nouns: list[Noun], sheet:
         noun for noun in nouns if noun.number is not None and noun.det == "indef" and noun.kind in ("noun", "one")
     ]
     if len(counted) != 1 or "draw" in commands or "add" in commands:
+        return False
+    if any(isinstance(item, Token) and item.text in ("再", "又", "多") for item in clause):
         return False
     noun = counted[0]
     if noun is not nouns[-1]:
@@ -165,10 +177,17 @@ def _is_replacement(clause: list[Item], nouns: list[Noun], sheet: Sheet) -> bool
     things = [noun for noun in nouns if noun.kind in ("noun", "pron", "one", "unknown")]
     worn_things = [item for item in clause if isinstance(item, Token) and item.kind == "ACCESSORY"]
     if len(things) >= 2 and things[1].kind == "noun":
-        if reversed(clause):
+        if names_new_first(clause):
             return not refers(things[0], sheet) or things[0].det == "indef"
         between = clause[clause.index(things[0]) + 1 : clause.index(things[1])]
-        if any(isinstance(item, Token) and item.kind in ("WEAK", "REL", *ATTRIBUTE_KINDS) for item in between):
+        if any(
+            isinstance(item, Token) and item.kind in ("WEAK", "REL", "LOOKAT", *ATTRIBUTE_KINDS) for item in between
+        ):
+            return False
+        turns = any(isinstance(item, Token) and item.kind in ("TO", "WITH") for item in between) or any(
+            isinstance(item, Token) and item.kind == "CMD" and item.key == "replace" for item in clause
+        )
+        if things[1].han and not turns:
             return False
         return things[1].det != "def" and not _conjoined(clause, things[0], things[1])
     if len(things) == 1 and things[0].kind == "noun" and not refers(things[0], sheet):

@@ -61,6 +61,25 @@ def gather(clause: list[Item]) -> list[Item]:
     return result
 
 
+def deny_colours(clause: list[Item]) -> list[Item]:
+    """Drop colours that are only said not to be ("not red")."""
+    result: list[Item] = []
+    index = 0
+    while index < len(clause):
+        item = clause[index]
+        if isinstance(item, Token) and item.kind == "NEG":
+            at = index + 1
+            while at < len(clause) and clause[at].kind in ("FUNC", "BE", "DE", "CMD"):
+                at += 1
+            denied = clause[at] if at < len(clause) else None
+            if isinstance(denied, Token) and denied.kind in ("COLOUR", "SIZE"):
+                index = at + 1
+                continue
+        result.append(item)
+        index += 1
+    return result
+
+
 def pin_down(clause: list[Item], sheet: Sheet) -> list[Item]:
     """Let what follows a noun tell which one is meant ("the cat on the left", "the one with the hat")."""
     moves = any(
@@ -132,7 +151,11 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                 anchor = _antecedent(item, group, current)
                 if anchor is not item:
                     item = anchor
-                elif item.kind == "noun" and item.det in ("indef", "another") and item not in group:
+                elif (
+                    item.kind == "noun"
+                    and item not in group
+                    and (item.det in ("indef", "another") or not refers(item, sheet))
+                ):
                     group.append(item)
                 if subject == "next":
                     waiting = (key, anchor)
@@ -189,6 +212,14 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                     noun.relation, noun.anchor = item.key, anchor
             else:
                 waiting = (item.key, anchor)
+        elif item.kind == "LOOKAT":
+            seen_at = next_noun(clause, index)
+            seen = clause[seen_at] if seen_at is not None else None
+            if isinstance(seen, Noun) and current:
+                for noun in current:
+                    noun.gaze = _antecedent(seen, group, current)
+                if seen.kind == "pron" or seen.det in ("def", "bare"):
+                    skip.add(int(seen_at or 0))
         elif item.kind in ATTRIBUTE_KINDS:
             name = item.kind.lower()
             if negated and item.kind == "ACCESSORY":
@@ -283,6 +314,8 @@ def relation_after(clause: list[Item], index: int) -> tuple[str, int, str] | Non
         return None
     if item.kind == "REL":
         key = item.key
+    elif item.kind == "FUNC" and item.text in ("上", "下") and at == index + 1:
+        key = "above" if item.text == "上" else "below"
     elif item.kind == "PLACE" and item.key in _PLACE_RELATIONS:
         key = _PLACE_RELATIONS[item.key]
     else:

@@ -129,6 +129,8 @@ class Sheet:
         added: drafts added in this message.
         used: the largest id number given away.
         dressed: ids whose accessory this message set.
+        gazes: who looks at whom; settled once everybody has a place.
+        doubt: what to ask if the rest of the message changes nothing.
         text: the message.
     """
 
@@ -150,6 +152,8 @@ class Sheet:
     added: list[Draft] = field(default_factory=list)
     used: int = 0
     dressed: set[str] = field(default_factory=set)
+    gazes: list[tuple[Draft, Draft]] = field(default_factory=list)
+    doubt: Stuck | None = None
     text: str = ""
 
     @classmethod
@@ -290,6 +294,9 @@ class Sheet:
     def finish(self, caption: str) -> tuple[Page, tuple[Edit, ...], tuple[PageWarning, ...]]:
         """Return the page, the edits that lead to it from the page before, and what had to be repaired."""
         self._place()
+        for draft, seen in self.gazes:
+            if draft.box is not None and seen.box is not None and seen in self.drafts:
+                draft.attrs["facing"] = "left" if centre(seen.box)[0] < centre(draft.box)[0] else "right"
         old = self.page or Page()
         fresh_order = self.fresh and not any(draft.origin for draft in self.drafts)
         depth = self._paint_order(fresh_order)

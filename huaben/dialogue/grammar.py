@@ -21,7 +21,7 @@ _WEAK = ",;；:、，：()（）\"'“”‘’《》[]-—~/"
 _SMILEYS = re.compile(
     "[\U0001f600-\U0001f637\U0001f641-\U0001f64f\U0001f440-\U0001f4ab\u2764\u2728\U0001f389\U0001f90d-\U0001f92f\U0001f970-\U0001f97a\ufe0f\u200d\U0001f3fb-\U0001f3ff]"
 )
-_COMPOUND = frozenset("车船花鱼山雪树海星鸟熊")
+_COMPOUND = frozenset("车船花鱼山雪树海星鸟")
 
 
 @dataclass(slots=True)
@@ -67,6 +67,8 @@ class Noun:
         hint: size that a Chinese prefix suggests (小猫); too weak to tell characters apart.
         relation: left, right, ... of ``anchor``.
         anchor: the noun phrase the relation is with.
+        gaze: the noun phrase it looks at.
+        han: whether its head is Chinese.
     """
 
     kind: str
@@ -82,6 +84,7 @@ class Noun:
     hint: str | None = None
     relation: str | None = None
     anchor: Noun | None = None
+    gaze: Noun | None = None
     han: bool = False
 
 
@@ -238,12 +241,7 @@ def _settle(tokens: list[Token]) -> list[Token]:
             and token.han
             and last.han
             and (
-                (
-                    token.kind == "UNKNOWN"
-                    and len(token.text) == 1
-                    and last.kind in ("SPECIES", "BACKGROUND")
-                    and len(last.text) == 1
-                )
+                (token.kind == "UNKNOWN" and len(token.text) == 1 and last.text in _COMPOUND)
                 or (last.kind == "UNKNOWN" and token.kind == "SPECIES" and token.text in _COMPOUND)
             )
         ):

@@ -43,7 +43,7 @@ MORE: dict[str, dict[str, str]] = {
         "fish": "fishes|鱼儿 小鱼儿",
         "whale": "|小鲸鱼 大鲸鱼",
         "tree": "|树木 大树 小树",
-        "house": "cottages hut|屋 小房子 大房子 木屋",
+        "house": "cottages hut|房顶 屋顶 屋 小房子 大房子 木屋",
         "car": "automobile|轿车 小车 汽车",
         "star": "|星 小星星 大星星",
         "flower": "blossom|鲜花 花儿 小花",
@@ -73,13 +73,15 @@ MORE: dict[str, dict[str, str]] = {
         "headphones": "headphone headset|耳麦",
     },
     "expression": {
-        "happy": "cheer_up cheers_up excited grin grins grinning smiley delighted merry laughter smile smiles joyful glad happily laughing laughs laugh|笑 笑着 微笑着 开开心心 高高兴兴 愉快 笑眯眯 欢喜 笑起来 大笑 兴奋 欢快 乐呵呵 高兴起来 开心起来",
+        "happy": "wake wakes wake_up wakes_up awake woke cheer_up cheers_up excited grin grins grinning smiley delighted merry laughter smile smiles joyful glad happily laughing laughs laugh|笑 笑着 微笑着 开开心心 高高兴兴 愉快 笑眯眯 欢喜 醒 醒来 醒着 醒了 睡醒 笑起来 大笑 兴奋 欢快 乐呵呵 高兴起来 开心起来",
         "sad": "upset gloomy tearful depressed sadly cry cries weeping unhappily|哭 哭着 哭泣 不开心 不高兴 悲哀 流泪 沮丧 委屈 哭泣的 哭了",
         "surprised": "shocked startled|惊奇 震惊 吓了一跳 惊呆 吃惊的 惊喜",
         "angry": "frown frowning frowns angrily furious grumpy annoyed|发怒 恼火 气呼呼 气愤",
         "sleepy": "dozing yawning dozes yawns exhausted sleep sleeps asleep drowsy sleepily|睡 睡着 睡觉 睡着了 犯困 打瞌睡 瞌睡 困困 疲倦 累 疲惫 打盹 打哈欠 睡觉觉 犯困的",
     },
     "facing": {
+        "flip": "turn_around turns_around turn_round face_the_other_way look_the_other_way the_other_way flip flipped mirror"
+        "|转身 转过身 转过身去 转过来 转过去 调头 掉头 反过来 反方向 另一个方向 换个方向 翻转 转个身 换方向",
         "left": "face_left face_to_the_left faces_left faced_left look_left looks_left look_to_the_left"
         " looking_to_the_left looks_to_the_left facing_to_the_left facing_the_left turn_left turned_left"
         " turned_to_the_left|朝左边 面向左边 面朝左边 朝左看 往左看 看左边 看向左边 看着左边 头朝左 脸朝左 转向左边 转向左 向左转"
@@ -113,7 +115,7 @@ MORE: dict[str, dict[str, str]] = {
     },
     "background": {
         "beach": "beaches sand seashore by_the_sea coast sandy_beach at_the_seaside coastline waterfront|沙滩上 海滩上 岸边 海岸 海边上",
-        "snow": "snowing snows snowy_day wintertime in_winter ice snowy snowfields winter_wonderland snowy_landscape|雪地里 雪里 雪中 下雪天 雪天 下雪的日子 冬天里 冰天雪地 下雪 大雪 雪景 冰雪 冬季 冬日 雪地上",
+        "snow": "on_the_ice on_ice snowing snows snowy_day wintertime in_winter ice snowy snowfields winter_wonderland snowy_landscape|雪地里 雪里 雪中 冰上 冰面上 冰面 下雪天 雪天 下雪的日子 冬天里 冰天雪地 下雪 大雪 雪景 冰雪 冬季 冬日 雪地上",
         "forest": "forests woodland jungle|森林里 树林里 树林中 林子里 林子 丛林 林中",
         "night": "nights nightfall by_night after_dark nighttime night-time starry_sky the_night_sky moonlight evening at_midnight midnight"
         "|晚上 黑夜 夜 星夜 夜空下 星空下 月夜 深夜 夜间 半夜 夜晚的天空 夜色 夜晚里 大晚上 天黑 天黑了 晚上的",
@@ -147,18 +149,18 @@ PLURAL_ACCESSORIES: frozenset[str] = frozenset("hats caps crowns scarves scarfs 
 
 COMMANDS: dict[str, str] = {
     "draw": "draw paint create generate draw_me paint_me make_me show_me picture_of drawing_of illustrate sketch"
-    " a_picture_of an_image_of a_drawing_of a_painting_of an_illustration_of picture_with depict design render"
+    " a_picture_of an_image_of a_drawing_of a_painting_of an_illustration_of picture_with depict design render give_me to_see love_to_see illustration_with image_with drawing_with painting_with"
     " once_upon_a_time there_lived there_live what_we_see_is make_a_picture_of make_a_drawing_of draw_a_picture_of"
     "|画 画一张 画一幅 画一个 画个 画出 绘制 生成 画张 画幅 来一张 来一幅 来张 来幅 创作 描绘 做一张 给我画 帮我画 画画 我们看到的是 从前"
     " 一幅画 住着 画一画 重新画 重画",
     "add": "add put_in include also_draw insert bring bring_back bring_in also_add there_should_also_be join joins"
     " come comes_back comes came_back come_back appears arrives enters meets meet draw_in"
-    " want_to_see i_also_want give_me"
-    "|加 加上 加入 添加 添上 添 加个 加一个 再画 再加 再来 再添 放上 画上 增加 补上 多画 多加 再放 还要 带上 回来 带回来 叫回来"
+    " i_also_want copy duplicate"
+    "|加 加上 加入 添加 添上 添 加个 加一个 再画 再加 再来 再添 放上 画上 增加 补上 多画 多加 再放 再要 再给 复制 摆上 还要 带上 回来 带回来 叫回来"
     " 出现 来了 遇见 遇到 加进来 加进去 请来 来 配上",
-    "remove": "remove delete erase take_away take_out get_rid_of drop lose hide take_off takes_off takes_away"
+    "remove": "loses vanish vanishes disappear disappears remove delete erase take_away take_out get_rid_of drop lose hide take_off takes_off takes_away"
     " leave_out kick_out rub_out leaves leave goes_away go_away clear_away wipe"
-    "|去掉 删掉 删除 移除 拿走 拿掉 擦掉 取下 摘掉 脱掉 摘下 去除 拿开 删 移走 弄走 取消 脱下 抹掉 拿下来 摘下来 取下来 不见 走开 离开"
+    "|藏起来 藏 弄丢了 丢了 去掉 删掉 删除 移除 拿走 拿掉 擦掉 取下 摘掉 脱掉 摘下 去除 拿开 删 移走 弄走 取消 脱下 抹掉 拿下来 摘下来 取下来 不见 走开 离开"
     " 走了 撤掉 除去 扔掉 清除 摘 摘了 脱 脱了 去掉了 不见了 消失",
     "keep": "keep_only only_keep leave_only keep_just only_leave|只留 只留下 只保留 只要 留下",
     "replace": "replace exchange_for substitute instead_of instead trade swap_out switch_out"
@@ -168,7 +170,7 @@ COMMANDS: dict[str, str] = {
     "|改 变 让 使 弄成 涂成 染成 设成 设为 调成 应该是 刷成 画成 上色 改变 修改 调整 变得 涂",
     "dress": "wear wears put_on puts_on dress dressed have_on gets get should_wear"
     "|戴上 戴 戴着 围上 围 围着 穿上 穿 穿着 系上 系 佩戴 系着 配 戴了 头戴",
-    "put": "put give gives|给",
+    "put": "put give gives|给 放 摆 搁",
     "take": "take takes took|拿 拿掉了",
     "move": "move shift place push drag slide put_over moves stand bring_over send relocate position"
     "|移到 移动 移动到 挪到 放到 放在 搬到 移 挪 移去 移至 站到 移向 拉到 推到 换到 移往 往 走到 跑到 移动至 靠",
@@ -191,6 +193,16 @@ UNDO = (
     "恢复上一张", "撤销上一步", "取消上一步", "恢复", "退回上一张", "返回上一张", "回退", "刚才那张", "回到刚才那张", "取消修改", "倒回去",
     "撤销一下", "回到上一步", "恢复原样", "改回去", "变回去", "变回来", "改回来", "还是上一张好",
 )  # fmt: skip
+AGAIN = (
+    "try again", "draw it again", "once more", "again", "redraw", "redraw it", "one more time", "another try", "do it again",
+    "draw again", "paint it again", "draw that again", "repaint it",
+    "再画一次", "再试一次", "重画", "再来一次", "重新画", "重新画一次", "重新画一张", "换一张", "再画一遍", "重画一张", "重来一次",
+)  # fmt: skip
+DISLIKE = (
+    "i don't like it", "i do not like it", "i don't like this", "i don't like that", "that's wrong", "this is wrong", "wrong",
+    "that's not right", "not what i wanted", "that's not what i wanted", "bad", "ugly", "it's ugly", "not good", "it's wrong",
+    "我不喜欢", "不喜欢", "不好看", "不对", "画错了", "不是这样", "不好", "错了", "画得不对", "不是我要的", "太丑了", "不满意",
+)  # fmt: skip
 REDO = ("redo", "redo it", "redo that", "重做", "恢复撤销", "取消撤销", "前进一步")
 YES = (
     "yes", "yeah", "yep", "yup", "ok", "okay", "sure", "please do", "go ahead", "fine", "good", "yes please", "sounds good",
@@ -200,9 +212,9 @@ YES = (
     "那就这样", "就这样", "好的画吧", "可以画吧", "行啊", "ok的", "好滴", "没关系画吧", "那就不要了", "就这样画", "同意", "好的谢谢", "没错",
 )  # fmt: skip
 NO = (
-    "no", "nope", "no thanks", "never mind", "nevermind", "not now", "no thank you", "forget it", "cancel", "don't", "n",
+    "stop it", "no", "nope", "no thanks", "never mind", "nevermind", "not now", "no thank you", "forget it", "cancel", "don't", "n",
     "no need", "stop", "nah",
-    "不", "不用", "不要", "算了", "不了", "不用了", "不要了", "不行", "别", "取消", "不必", "别画了", "不是", "不对", "不需要",
+    "停", "停下", "不", "不用", "不要", "算了", "不了", "不用了", "不要了", "不行", "别", "取消", "不必", "别画了", "不是", "不需要",
 )  # fmt: skip
 GREETINGS = (
     "hi", "hello", "hey", "good morning", "good afternoon", "good evening", "hi there", "hello there", "how are you",
@@ -210,7 +222,7 @@ GREETINGS = (
     "你好", "您好", "嗨", "哈喽", "早上好", "早", "下午好", "晚上好", "你好呀", "你好啊", "大家好", "hello呀", "你好吗", "在吗", "嘿", "晚安",
 )  # fmt: skip
 THANKS = (
-    "thanks", "thank you", "thank you very much", "thx", "thanks a lot", "many thanks", "that's great", "very nice",
+    "not bad", "you are great", "you're great", "you are awesome", "excellent", "good work", "thanks huaben", "thank you huaben", "你真棒", "还行", "还不错", "真厉害", "厉害", "你真厉害", "太厉害了", "谢谢话本", "好棒", "棒", "thanks", "thank you", "thank you very much", "thx", "thanks a lot", "many thanks", "that's great", "very nice",
     "nice", "i love it", "i like it", "beautiful", "wonderful", "great job", "well done", "looks good", "good job",
     "perfect", "cool", "awesome", "lovely", "amazing", "so cute", "thank you so much", "looks great", "i like this one",
     "that looks great", "this is great", "it looks great", "how cute", "cute", "bye", "goodbye", "that is lovely",
@@ -218,14 +230,14 @@ THANKS = (
     "我喜欢", "好可爱", "真漂亮", "很漂亮", "辛苦了", "再见", "拜拜", "很好看", "非常好", "真不错", "画得真好", "画得很好", "完美", "太好看了",
 )  # fmt: skip
 IDENTITY = (
-    "who are you", "what are you", "what is your name", "what's your name", "are you a robot", "tell me about yourself",
+    "who made you", "who created you", "are you human", "what is huaben", "谁做的你", "谁做了你", "谁发明了你", "谁创造了你", "话本是什么", "你是人吗", "who are you", "what are you", "what is your name", "what's your name", "are you a robot", "tell me about yourself",
     "你是谁", "你叫什么", "你叫什么名字", "你是什么", "介绍一下你自己", "你是机器人吗", "自我介绍一下",
 )  # fmt: skip
 HELP = (
     "help", "what can you do", "what can you draw", "what do you draw", "how does this work", "how do i use this",
     "what can i ask", "what animals can you draw", "what colors do you have", "what colours do you have",
     "what styles do you have", "what backgrounds do you have", "which animals can you draw", "which styles can you draw",
-    "which styles do you know", "what else can you draw", "which backgrounds can you draw", "what can i do here",
+    "which styles do you know", "what else can you do", "what do you know", "what can you paint", "你还会什么", "你还能画什么", "还能画什么", "what else can you draw", "which backgrounds can you draw", "what can i do here",
     "what styles can you draw", "what styles are there", "which styles are there",
     "帮助", "你会什么", "你能做什么", "你会画什么", "你能画什么", "你可以画什么", "怎么用", "你会做什么", "能画什么", "有哪些风格", "有什么风格",
     "有哪些颜色", "有哪些背景", "你会画哪些动物", "你能画哪些动物", "都能画什么", "可以画什么", "你还会画什么", "你都会画什么", "你会画些什么",
@@ -253,8 +265,8 @@ ORDINALS: dict[str, int] = {
 RELATIONS: dict[str, str] = {
     "left": "to_the_left_of on_the_left_of left_of on_the_left_side_of at_the_left_of to_the_left_side_of",
     "right": "to_the_right_of on_the_right_of right_of on_the_right_side_of at_the_right_of to_the_right_side_of",
-    "beside": "next_to beside near close_to by_the_side_of alongside right_next_to by_its_side together_with near_to"
-    "|旁边 身边 边上 旁 附近 一旁 旁边的 身旁",
+    "beside": "closer_to close_by adjacent_to next_to beside near close_to by_the_side_of alongside right_next_to by_its_side together_with near_to"
+    "|旁边 身边 边上 旁 附近 一旁 旁边的 身旁 挨着 紧挨着 靠近 靠着 附近的 近",
     "above": "above over on_top_of|上空",
     "below": "below under underneath beneath|脚下",
     "behind": "behind in_back_of|后面 背后 身后 后边 后方",
@@ -263,7 +275,7 @@ RELATIONS: dict[str, str] = {
 
 WORDS: dict[str, dict[str, str]] = {
     "DEGREE": {
-        "more": "much a_lot way far even lots quite_a_bit|很多 多 得多",
+        "more": "much a_lot way far even lots quite_a_bit|很多 多 得多 更",
         "less": "a_bit a_little slightly a_little_bit somewhat bit little_bit|一点 一点儿 一些 点 些 点儿 稍微 有点 稍",
     },
     "COMP": {
@@ -282,10 +294,10 @@ WORDS: dict[str, dict[str, str]] = {
     "CONJ": {
         "and": "and plus as_well_as along_with as_well with_its &|和 与 跟 以及 还有 并且 而且 同 及 并 还 外加 加上还有"
     },
-    "THEN": {"then": "then after_that afterwards next|然后 接着 再 之后 接下来 最后 随后 随即 后来"},
+    "THEN": {"then": "later later_on next_day the_next_day the_next_morning one_day the_next then after_that afterwards next|然后 接着 再 之后 接下来 最后 随后 随即 后来 第二天 次日 不久 过了一会儿 有一次 后来呢"},
     "DET": {
-        "def": "the this that these those its his her their my our your it's|这 那 这个 那个 这些 那些 它的 他的 她的 我的 它们的 这只 那只 这条 那条"
-        " 这头 那头 这棵 那棵 这座 那座 这辆 那辆 这颗 那颗 这朵 那朵 这艘 那艘 其中 刚才的 刚才那只 之前的 原来的",
+        "def": "same the_same the this that these those its his her their my our your it's|这 那 这个 那个 这些 那些 它的 他的 她的 我的 它们的 这只 那只 这条 那条"
+        " 这头 那头 这棵 那棵 这座 那座 这辆 那辆 这颗 那颗 这朵 那朵 这艘 那艘 同一只 同一条 同一个 同一头 同一座 同样的 同一棵 同一辆 其中 刚才的 刚才那只 之前的 原来的",
         "indef": "a an some any",
         "another": "another one_more more other additional extra a_second|另一 另外一 别的 另 另外",
     },
@@ -329,6 +341,12 @@ WORDS: dict[str, dict[str, str]] = {
         " 更有趣 有趣一点 美一点 改一下 改改 换一下 变一下 别的背景 换个背景 换种风格 换个风格 换一个背景 换一种风格",
     },
     "SHADE": {"shade": "light dark pale deep vivid|浅 深 淡 鲜 暗 亮"},
+    "LOOKAT": {
+        "at": "look_at looks_at looking_at face faces watch watches watching stare_at stares_at staring_at gaze_at turn_to"
+        "|看着 看向 盯着 望着 望向 面向 面对 面朝 面对着 面向着 朝着 朝"
+    },
+    "PREFER": {"prefer": "i'd_prefer i_prefer i'd_rather_have i_would_prefer i_would_rather_have|更想要 更喜欢 宁愿要 更想看"},
+    "TOOMANY": {"many": "too_many too_much|太多 太多了 多了"},
     "VARIED": {
         "colour": "different_colors different_colours in_different_colors in_different_colours of_different_colors"
         " of_different_colours various_colors various_colours differently_coloured differently_colored"
@@ -339,10 +357,10 @@ WORDS: dict[str, dict[str, str]] = {
 }
 
 QUESTION: dict[str, str] = {
-    "what": "what what's whats|什么 啥 哪些",
+    "what": "describe what what's whats|描述 描述一下 介绍一下 说说 长什么样 什么样 长啥样 是什么样 干什么 做什么 干嘛 什么 啥 哪些",
     "which": "which|哪 哪个 哪只 哪种 哪一",
     "who": "who who's|谁",
-    "where": "where where's|哪里 哪儿 在哪 在哪里 在哪儿 什么地方 哪边 什么位置",
+    "where": "where where's|去哪 去哪了 去哪儿 去哪儿了 去哪里 去哪里了 哪里 哪儿 在哪 在哪里 在哪儿 什么地方 哪边 什么位置",
     "how many": "how_many|几 几只 多少 多少只 几个 几条 几头 几颗 几棵 几朵 几种 多少个 几座 几辆 几艘",
     "how": "how how's|怎么样 怎样 怎么 如何",
     "colour": "what_color what_colour which_color which_colour|什么颜色 啥颜色 哪种颜色 什么色 何种颜色",
@@ -367,13 +385,14 @@ side corner position version time once upon upon's it'd i'd i'll i've we'd that'
 we're don't doesn't isn't aren't actually maybe perhaps instead back next ready over around along onto inside within while
 should would could can will shall may might must need want wants wanted love prefer think guess say says said tell give gives got
 get gets try use using used add put make made made's body head neck eyes face its it theirs hers his her him he she them everyone
-forget skip never mind bother rather bring brings keep keeps kept leave stick imagine suppose wish hope try consider replacement something anything nothing thing things way even away simply drawn done art works work person's coloured-in appears rendered exactly right color colour coloured colored colors colours
+forget skip never mind bother rather bring brings keep keeps kept leave stick imagine suppose wish hope try consider replacement start starts started begin begins morning afternoon noon day daytime daylight mind falls fall becomes almost already someone somebody something anything nothing thing things way even away simply drawn done art works work person's coloured-in appears rendered exactly right color colour coloured colored colors colours
 style styled background place placed number size sized facing posing pose sits sit sitting sat stands standing stay staying
 waiting being's featuring features feature contains containing containing's includes including consisting shows showing
 depicting having wearing wears during under's today tonight change changed first second third last set s re m ll ve d t
 """.split()
 
 FLUFF_EN = """
+lonely single solitary sole
 sunny quiet calm peaceful cozy cosy warm dreamy clean tidy proper regular usual typical proud pleased gentle tender precious delightful
 cute adorable beautiful lovely nice sweet funny friendly gorgeous charming wonderful amazing cool good great simple
 colourful colorful dear kind pleasant super fantastic awesome fun best fine magical alone kindly quickly perfect
@@ -389,7 +408,7 @@ FUNCTION_ZH = """
 """.split()
 
 FLUFF_ZH = """
-可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 安静 宁静 平静 晴朗 温暖 阳光明媚 独自 单独 独自一人 心爱 亲爱 今天 忘了 别管 那只是 不如 干脆 顺便 麻烦你 辛苦 只不过 嘛 哎呀 额 话说 对了 其实 就是 就好 就行 行了 好了 好啦 今天 好吗 可以吗 行吗 好不好 可以么 好么 行不行 怎么样呢 如何 名字 一天 有一天 天气
+可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 孤单 孤独 孤零零 安静 宁静 平静 晴朗 温暖 阳光明媚 独自 单独 独自一人 心爱 亲爱 今天 白天 早上 早晨 中午 下午 一共 总共 共 主意 改主意 试 次 步 长 不变 一次 每次 这次 那次 上次 忘了 别管 那只是 不如 干脆 顺便 麻烦你 辛苦 只不过 嘛 哎呀 额 话说 对了 其实 就是 就好 就行 行了 好了 好啦 今天 好吗 可以吗 行吗 好不好 可以么 好么 行不行 怎么样呢 如何 名字 一天 有一天 天气
 """.split()
 
 POSES: dict[str, frozenset[str]] = {}

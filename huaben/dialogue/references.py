@@ -92,6 +92,9 @@ def _pronoun(noun: Noun, sheet: Sheet, pool: list[Draft]) -> list[Draft]:
         return pool
     if sheet.forced and any(draft.id in sheet.forced for draft in pool):
         return [draft for draft in pool if draft.id in sheet.forced]
+    if noun.text.lower() in ("he", "him", "she", "her", "他", "她"):
+        living = [draft for draft in pool if draft.species in ANIMAL_KEYS]
+        recent = [draft for draft in recent if draft in living] or (living if len(living) == 1 else recent)
     if not recent:
         raise _which(pool, sheet)
     animals = [draft for draft in recent if draft.species in ANIMAL_KEYS]

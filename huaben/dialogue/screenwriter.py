@@ -21,6 +21,8 @@ from .clauses import interpret
 from .draft import Sheet, Stuck
 from .grammar import Item, Noun, Token, chunk, detect_language, normalise, split_clauses, tokenize
 from .lexicon import (
+    AGAIN,
+    DISLIKE,
     GREETINGS,
     HELP,
     IDENTITY,
@@ -40,31 +42,42 @@ from .words import WHERE, join, people
 
 _PICTURE_EN = r"(?:picture|pictures|image|page|drawing|version|scene|one|painting|illustration)"
 _RECALL_EN = re.compile(
-    r"(?:please )?(?:can you |could you |can we |let's |i want to |i'd like to |now )?"
+    r"(?:please )?(?:can you |could you |can we |can i |could i |let's |i want to |i'd like to |i would like to |now )?"
     r"(?:go back to|return to|show me|show|bring back|restore|back to|see|let me see|revert to|take me back to|"
     r"display|recall|i want|i liked)\s+(?:again )?(?:the )?(?:very )?"
     r"(?P<ordinal>first|second|third|fourth|fifth|sixth|seventh|eighth|1st|2nd|3rd|4th|5th|6th|original|initial|last|latest|"
     r"current|beginning|start)?"
     rf"\s*(?:{_PICTURE_EN})?(?:\s*(?:number|no\.?|#)?\s*(?P<number>\d+|one|two|three|four|five|six))?"
-    r"(?: (?:again|please|once more|better|more))*"
+    r"(?: (?:again|please|once more|better|more|back))*"
 )
 _RECALL_ZH = re.compile(
-    r"(?:请|再|麻烦|帮我|给我|让我|我想|我要|想|能不能|可以)*(?:回到|返回|恢复到|恢复|看看|看一下|看一看|看|显示|退回到|还原到|还原|切回|"
+    r"(?:请|再|麻烦|帮我|给我|让我|我想|我要|想|能不能|能|可以|还是|那就|那|我们|咱们|就|先|我)*(?:回到|返回|恢复到|恢复|看看|看一下|看一看|看|显示|退回到|还原到|还原|切回|"
     r"调出|找回|要|拿出|展示|翻回|回)?(?:一下|到)?"
     r"(?:第(?P<number>[一二两三四五六七八九十\d]+)(?:张|幅|页|版|个版本|次)(?:的)?(?:图|画|图片|图画|画面)?"
     r"|(?P<word>最初|最开始|一开始|开头|原来|最早|最后一|最近一|刚才|现在)(?:的)?(?:那)?(?:张|幅|版|个)?(?:的)?(?:图|画|图片|画面|样子|版本)?)"
-    r"(?:吧|看看|再看看|一下|好吗|了|的样子|给我看|再给我看看|来看看)*"
+    r"(?:吧|看看|再看看|一下|好吗|好了|吗|么|了|的样子|给我看|再给我看看|来看看)*"
 )
 _AGAIN = re.compile(
     r"(?:please )?(?:show|see|let me see)(?: me)? (?:the|this|that|it)(?: current)?(?: picture| image| one| drawing)?"
     r"(?: once more| again| please)*"
     r"|(?:再|给我|让我)*(?:看|显示)(?:一下|看|一眼)?(?:这|那|现在的)?(?:张|幅)?(?:图|画|图片)(?:吧)?"
 )
+_STEPS = re.compile(
+    r"(?:please )?(?:undo|go back|take back|revert)(?: the)?(?: last)? (?P<en>two|three|four|five|2|3|4|5)"
+    r"(?: steps?| changes?| edits?| times?| pictures?| turns?)?"
+    r"|(?:撤销|退回|返回|回退|后退|撤回|倒退)(?:最近|前|上)?(?:的)?(?P<zh>[两二三四五2345])(?:步|次|张)(?:修改|改动|操作|编辑)?"
+)
 _ZH_DIGITS = {letter: index for index, letter in enumerate("零一二三四五六七八九十")} | {"两": 2}
 _POLITE = re.compile(
     r"^(?:please|now|then|ok|okay|well|so|oh|hmm|and|but|actually|hey|hi|hello|请|那|那么|嗯|哦|现在|然后|呃|好的|好)[\s,，]+|"
     r"[\s,，]*(?:please|thanks|thank you|for now|now|huaben|吧|啊|呀|呢|哦|啦|谢谢|一下)$"
 )
+
+
+def _number(word: str) -> int:
+    """Return a small number written in either language."""
+    words = {"two": 2, "three": 3, "four": 4, "five": 5} | _ZH_DIGITS
+    return words.get(word) or int(word)
 
 
 def _shown(text: str) -> str:
@@ -253,6 +266,17 @@ class _Reading:
             return self._undo()
         if plain in REDO:
             return self._redo()
+        steps = _STEPS.fullmatch(plain.replace(" ", "") if self.language == "zh" else plain)
+        if steps is not None:
+            return self._undo(_number(steps["en"] or steps["zh"]))
+        if plain in AGAIN and self.page is not None:
+            return self._repaint()
+        if plain in DISLIKE and self.page is not None:
+            return self._talk(
+                "ask",
+                "Sorry! What should I change: a colour, a place, a size, or who is there?",
+                "抱歉！要改什么：颜色、位置、大小，还是角色？",
+            )
         if plain in NO_DRAWING:
             return self._talk("chat", *answers.WILL_NOT_DRAW)
         if plain in HELP:
@@ -294,15 +318,24 @@ class _Reading:
 
     # ------------------------------------------------------------------------------------------------------------ recall
 
-    def _undo(self) -> Reply:
-        """Go back to the page before the last change."""
+    def _repaint(self) -> Reply:
+        """Draw the same page once more."""
+        sheet = self._open()
+        page, edits, said = sheet.finish(self.raw)
+        return self._drawn(sheet, page, edits, said, "Here is another try at the same page.", "同一页再画了一次。")
+
+    def _undo(self, steps: int = 1) -> Reply:
+        """Go back to the page before the last change, or several."""
         trail = self.memory.trail
         if not trail:
             return self._talk("chat", *answers.NOTHING_DRAWN)
         if len(trail) < 2:
             return self._talk("chat", *answers.FIRST)
-        memory = self.memory.replace(trail=trail[:-1], undone=(*self.memory.undone, trail[-1]))
-        return self._recalled(trail[-2], memory, ("Undone: here is the picture before.", "已撤销，回到了上一张。"))
+        steps = min(max(steps, 1), len(trail) - 1)
+        memory = self.memory.replace(trail=trail[:-steps], undone=(*self.memory.undone, *reversed(trail[-steps:])))
+        return self._recalled(
+            trail[-steps - 1], memory, ("Undone: here is the picture before.", "已撤销，回到了上一张。")
+        )
 
     def _redo(self) -> Reply:
         """Undo an undo."""
@@ -377,7 +410,7 @@ class _Reading:
         tokens = [item for item in items if isinstance(item, Token)]
         draws = any(item.kind == "CMD" and item.key in ("draw", "add", "change", "replace") for item in tokens)
         strong = any(item.kind == "Q" and item.key not in ("yesno", "why", "how") for item in tokens)
-        return draws and not strong and any(item.kind == "MODAL" for item in tokens)
+        return draws and not strong and any(item.kind == "MODAL" or item.text == "会" for item in tokens)
 
     def _question(self, items: list[Item]) -> Reply:
         """Answer from the page."""
@@ -435,6 +468,8 @@ class _Reading:
             action = "refuse" if stuck.action == "refuse" else "ask"
             text = stuck.en if self.language == "en" else stuck.zh
             return Reply(action=action, text=text, language=self.language, page=self.page, memory=memory)  # type: ignore[arg-type]
+        if not sheet.changed and sheet.doubt is not None:
+            return self._talk("ask", sheet.doubt.en, sheet.doubt.zh, focus=tuple(sheet.focus))
         if not sheet.changed:
             return self._nothing(items)
         page, edits, said = sheet.finish(self.raw)

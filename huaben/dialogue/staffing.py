@@ -10,6 +10,7 @@ from .grammar import Item, Noun, Token
 from .references import fits_look, nobody, refers, resolve
 from .words import NUMBERS_EN, NUMBERS_ZH, people, worn
 
+_UNDRESSING = frozenset("摘掉 摘 摘了 脱掉 脱 脱了 摘下 摘下来 脱下 off".split()) | {"take off", "takes off"}
 _VARIETY = ("red", "blue", "yellow", "green", "purple", "white", "pink", "black", "orange", "teal", "brown", "gray")
 
 
@@ -86,6 +87,9 @@ def _make(nouns: list[Noun], made: dict[int, list[Draft]], sheet: Sheet) -> None
             group.append(draft)
         made[id(noun)] = group
     for noun in nouns:
+        if noun.gaze is not None and made.get(id(noun)):
+            seen = made.get(id(noun.gaze)) or resolve(noun.gaze, sheet)
+            sheet.gazes.extend((draft, seen[0]) for draft in made[id(noun)] if seen and seen[0] is not draft)
         if noun.relation is None or noun.anchor is None or not made.get(id(noun)):
             continue
         anchors = made.get(id(noun.anchor)) or resolve(noun.anchor, sheet)
@@ -177,7 +181,10 @@ def remove(clause: list[Item], sheet: Sheet) -> None:
     nouns = [item for item in clause if isinstance(item, Noun) and item.kind != "unknown"]
     if len(nouns) > 1:
         nouns = [noun for noun in nouns if not (noun.kind == "all" and noun.han)]
-    generic = any(isinstance(item, Token) and item.kind == "PROP" and item.key == "accessory" for item in clause)
+    undresses = any(isinstance(item, Token) and item.text.lower() in _UNDRESSING for item in clause)
+    generic = undresses or any(
+        isinstance(item, Token) and item.kind == "PROP" and item.key == "accessory" for item in clause
+    )
     if worn_keys or generic:
         _undress(nouns, worn_keys, sheet)
         return
@@ -275,6 +282,10 @@ def keep_or_count(clause: list[Item], sheet: Sheet) -> None:
         raise Stuck("ask", "What should stay?", "要留下哪一个？")
     stay: list[Draft] = []
     for noun in nouns:
+        if noun.kind == "one" and noun.number is not None and noun.species is None:
+            recent = [draft for id in sheet.focus for draft in sheet.drafts if draft.id == id] or sheet.drafts
+            noun.kind, noun.species = "noun", recent[-1].species
+            stay.extend(draft for draft in sheet.drafts if draft.species != noun.species)
         if noun.kind == "noun" and noun.number is not None:
             _set_count(noun.species or "", noun.number, noun, sheet)
             stay.extend(draft for draft in sheet.drafts if draft.species == noun.species)
