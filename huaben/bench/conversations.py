@@ -1,8 +1,9 @@
-"""Fifty bilingual four-turn conversations with the right outcome of every turn, and how to score a system on them.
+"""Sixty bilingual four-turn conversations with the right outcome of every turn, and how to score a system on them.
 
 The messages and the outcomes were written by hand, as facts of the embedded world that any system can be held to; they
-do not come from the screenwriter. Its grammar was improved on batch 1 (forty scripts). Batch 2 (ten scripts) was written
-after the grammar was finished and was not used to improve it, so the score there is the honest one.
+do not come from the screenwriter. Its grammar was improved on batch 1 (fifty scripts). Batch 2 (ten scripts) was written
+after that; in its first run 31 of 40 turns and 6 of 10 conversations were right, which is what to expect of phrasings
+nobody has seen. Little was changed because of it.
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ def refuses(text: str, says: str = "", *cast: Who) -> ScriptTurn:
 
 
 def conversations(batch: int | None = None) -> tuple[Script, ...]:
-    """Return the scripts, all fifty or those of one batch."""
+    """Return the scripts, all sixty or those of one batch."""
     return tuple(script for script in SCRIPTS if batch is None or script.batch == batch)
 
 
@@ -479,64 +480,124 @@ SCRIPTS: tuple[Script, ...] = (
         draws("replace 黄色的那只 with a 青蛙", Who("frog"), Who("duck", "white", tag="b")),
         recalls("undo 一下", Who("duck", "yellow", tag="a"), Who("duck", "white", tag="b")),
     )),
-    Script("held-out-a", "en", (
+    Script("third-a", "en", (
         draws("There's a sad brown bear wearing glasses in the city at the right side.", Who("bear", "brown", "glasses", mood="sad", place="right", tag="b"), background="city"),
         draws("On the left I want a green car.", Who("bear", "brown", tag="b"), Who("car", "green", place="left", tag="c")),
         draws("He shouldn't be sad, make him smile.", Who("bear", mood="happy", tag="b"), Who("car", tag="c")),
         talks("What is on the left?", "car", Who("bear", tag="b"), Who("car", tag="c")),
-    ), 2),
-    Script("held-out-b", "en", (
+    )),
+    Script("third-b", "en", (
         draws("pink rabbit, crown, night, shadow puppet style", Who("rabbit", "pink", "crown", tag="r"), background="night", style="puppet"),
         draws("Same rabbit but on the beach", Who("rabbit", "pink", "crown", tag="r"), background="beach"),
         draws("Swap the crown for headphones", Who("rabbit", "pink", "headphones", tag="r")),
         recalls("Actually, undo that", Who("rabbit", "pink", "crown", tag="r"), background="beach"),
-    ), 2),
-    Script("held-out-c", "en", (
+    )),
+    Script("third-c", "en", (
         draws("Two owls in a forest, a gray one and a purple one", Who("owl", "gray", tag="g"), Who("owl", "purple", tag="p"), background="forest"),
         asks("give the owl a scarf", "which", Who("owl", "gray", "none", tag="g"), Who("owl", "purple", "none", tag="p")),
         draws("the purple one", Who("owl", "gray", "none", tag="g"), Who("owl", "purple", "scarf", tag="p")),
         draws("Delete the gray owl and add a boat", Who("owl", "purple", "scarf", tag="p"), Who("boat")),
-    ), 2),
-    Script("held-out-d", "en", (
+    )),
+    Script("third-d", "en", (
         declines("A frog juggling three apples", "juggling|apples"),
         draws("Just the frog then", Who("frog", tag="f")),
         draws("Make it huge and put it in the desert", Who("frog", size="large", tag="f"), background="desert"),
         talks("Thanks! How big is the frog?", "large|big", Who("frog", tag="f")),
-    ), 2),
-    Script("held-out-e", "zh", (
+    )),
+    Script("third-e", "zh", (
         draws("来一张图：草地中间有一只生气的白色绵羊，戴着领结", Who("sheep", "white", "bowtie", mood="angry", place="middle", tag="s"), background="meadow"),
         draws("羊的左边放一朵紫色的蘑菇", Who("sheep", tag="s"), Who("mushroom", "purple", tag="m", side=("left of", "s"))),
         draws("蘑菇和羊换个位置", Who("sheep", tag="s"), Who("mushroom", "purple", tag="m", side=("right of", "s"))),
         talks("绵羊是什么表情？", "生气", Who("sheep", tag="s"), Who("mushroom", tag="m")),
-    ), 2),
-    Script("held-out-f", "zh", (
+    )),
+    Script("third-f", "zh", (
         draws("水墨风格，山里，两只鸟，一只蓝的，一只黑的", Who("bird", "blue", tag="a"), Who("bird", "black", tag="b"), background="mountain", style="ink"),
         draws("黑色那只去掉吧", Who("bird", "blue", tag="a"), background="mountain"),
         draws("给它配一顶帽子", Who("bird", "blue", "hat", tag="a")),
         recalls("还是回到第一张吧", Who("bird", "blue", "none", tag="a"), Who("bird", "black", tag="b")),
-    ), 2),
-    Script("held-out-g", "zh", (
+    )),
+    Script("third-g", "zh", (
         refuses("画一个在月球上跳舞的宇航员", "宇航员"),
         draws("那画只青蛙好了，大大的，绿色", Who("frog", "green", size="large", tag="f")),
         draws("加上一只小老鼠在它旁边", Who("frog", "green", tag="f"), Who("mouse", tag="m")),
         talks("图上一共有几个动物？", "两|2|二", Who("frog", tag="f"), Who("mouse", tag="m")),
-    ), 2),
-    Script("held-out-h", "zh", (
+    )),
+    Script("third-h", "zh", (
         draws("城市的夜里太黑了，就画白天的城市吧，一辆蓝色汽车", Who("car", "blue", tag="c"), background="city"),
         draws("车头朝左", Who("car", "blue", face="left", tag="c")),
         draws("再来一辆一样的", Who("car", "blue", tag="c"), Who("car", "blue")),
         draws("把其中一辆涂成红色", Who("car", "blue"), Who("car", "red")),
-    ), 2),
-    Script("held-out-i", "mixed", (
+    )),
+    Script("third-i", "mixed", (
         draws("我想要一只 sleepy 的狮子 on the snow", Who("lion", mood="sleepy", tag="l"), background="snow"),
         draws("wake it up, 让它 happy 一点", Who("lion", mood="happy", tag="l")),
         draws("右边 add 一棵 green tree", Who("lion", tag="l"), Who("tree", "green", place="right", tag="t")),
         talks("狮子 wearing 什么？", "没|nothing", Who("lion", tag="l"), Who("tree", tag="t")),
-    ), 2),
-    Script("held-out-j", "mixed", (
+    )),
+    Script("third-j", "mixed", (
         draws("draw 三颗 yellow stars 和 a house, crayon 风格", Who("star", "yellow"), Who("star", "yellow"), Who("star", "yellow"), Who("house", tag="h"), style="crayon"),
         draws("stars 太多了，只要一颗", Who("star", "yellow"), Who("house", tag="h")),
         draws("house 改成 blue", Who("star", "yellow"), Who("house", "blue", tag="h")),
         talks("谢谢 huaben!", "", Who("star"), Who("house", tag="h")),
+    )),
+    Script("held-out-a", "en", (
+        draws("Draw me a brown dog with a scarf in the mountains, looking surprised", Who("dog", "brown", "scarf", mood="surprised", tag="d"), background="mountain"),
+        draws("Give him a friend: a white rabbit on his right", Who("dog", "brown", "scarf", tag="d"), Who("rabbit", "white", tag="r", side=("right of", "d"))),
+        draws("The rabbit would look great in a crown", Who("dog", accessory="scarf", tag="d"), Who("rabbit", "white", "crown", tag="r")),
+        draws("Now both are sleepy and it is night", Who("dog", mood="sleepy", tag="d"), Who("rabbit", mood="sleepy", tag="r"), background="night"),
+    ), 2),
+    Script("held-out-b", "en", (
+        draws("crayon drawing, beach, one small pink elephant, happy", Who("elephant", "pink", size="small", mood="happy", tag="e"), background="beach", style="crayon"),
+        draws("Make it three elephants.", Who("elephant", "pink", tag="e"), Who("elephant", "pink"), Who("elephant", "pink"), background="beach"),
+        talks("How many elephants do you see now?", "three|3"),
+        recalls("Go back one step", Who("elephant", "pink", tag="e"), background="beach"),
+    ), 2),
+    Script("held-out-c", "en", (
+        declines("a knight riding a lion in the desert", "knight"),
+        draws("OK, only the lion", Who("lion", tag="l"), background="desert"),
+        draws("recolor the lion to teal and move it to the left side", Who("lion", "teal", place="left", tag="l")),
+        talks("Where is the lion standing?", "left", Who("lion", tag="l")),
+    ), 2),
+    Script("held-out-d", "en", (
+        draws("I want a house, a tree and a car in the city", Who("house", tag="h"), Who("tree", tag="t"), Who("car", tag="c"), background="city"),
+        draws("The car should be black", Who("house", tag="h"), Who("tree", tag="t"), Who("car", "black", tag="c")),
+        draws("Take away the tree. Put a flower there.", Who("house", tag="h"), Who("car", "black", tag="c"), Who("flower")),
+        draws("as a paper-cut please", Who("house", tag="h"), Who("car", tag="c"), Who("flower"), style="papercut", background="city"),
+    ), 2),
+    Script("held-out-e", "zh", (
+        draws("我要一只在雪地里戴着耳机的蓝色企鹅", Who("penguin", "blue", "headphones", tag="p"), background="snow"),
+        draws("帮它找个伙伴，一只白色的熊，站在它左边", Who("penguin", "blue", "headphones", tag="p"), Who("bear", "white", tag="b", side=("left of", "p"))),
+        draws("把耳机拿下来给它换上皇冠", Who("penguin", "blue", tag="p"), Who("bear", "white", tag="b")),
+        talks("熊在企鹅的哪边？", "左", Who("penguin", tag="p"), Who("bear", tag="b")),
+    ), 2),
+    Script("held-out-f", "zh", (
+        declines("森林里一只生气的老虎和一只狐狸", "老虎"),
+        draws("行，不要老虎", Who("fox", tag="f"), background="forest"),
+        draws("狐狸变成灰色的，再大一号", Who("fox", "gray", size="large", tag="f")),
+        draws("用皮影的方式画", Who("fox", "gray", tag="f"), style="puppet"),
+    ), 2),
+    Script("held-out-g", "zh", (
+        draws("海里有三条小鱼，两条红的一条黄的", Who("fish", "red"), Who("fish", "red"), Who("fish", "yellow"), background="sea"),
+        draws("黄的那条移到最左边", Who("fish", "red"), Who("fish", "red"), Who("fish", "yellow", place="left")),
+        draws("红鱼都换成绿色", Who("fish", "green"), Who("fish", "green"), Who("fish", "yellow")),
+        talks("有没有红色的鱼？", "没"),
+    ), 2),
+    Script("held-out-h", "zh", (
+        draws("草地上一棵大树，树下有只睡着的兔子", Who("tree", size="large", tag="t"), Who("rabbit", mood="sleepy", tag="r"), background="meadow"),
+        draws("天黑了", Who("tree", tag="t"), Who("rabbit", mood="sleepy", tag="r"), background="night"),
+        draws("兔子醒了，很惊讶", Who("tree", tag="t"), Who("rabbit", mood="surprised", tag="r"), background="night"),
+        recalls("给我看第一张图", Who("tree", tag="t"), Who("rabbit", mood="sleepy", tag="r"), background="meadow"),
+    ), 2),
+    Script("held-out-i", "mixed", (
+        draws("来一张 papercut style 的 picture: 一头紫色 whale 在 sea 里", Who("whale", "purple", tag="w"), background="sea", style="papercut"),
+        draws("加 two 小船 please", Who("whale", "purple", tag="w"), Who("boat"), Who("boat")),
+        draws("delete 右边的小船", Who("whale", tag="w"), Who("boat")),
+        draws("whale 要 happy 一点，戴 glasses", Who("whale", "purple", "glasses", mood="happy", tag="w"), Who("boat")),
+    ), 2),
+    Script("held-out-j", "mixed", (
+        talks("hello 你好"),
+        draws("draw 一只 orange 的 cat 和 gray 的 mouse，cat 在左 mouse 在右", Who("cat", "orange", place="left", tag="c"), Who("mouse", "gray", place="right", tag="m")),
+        draws("让 mouse 变 bigger", Who("cat", "orange", tag="c"), Who("mouse", "gray", tag="m")),
+        talks("cat 的颜色是 what?", "orange|橙", Who("cat", tag="c"), Who("mouse", tag="m")),
     ), 2),
 )  # fmt: skip

@@ -101,7 +101,7 @@ def _choose(
                 return add
         if "change" in commands and nouns[0].kind == "noun" and nouns[0] not in known:
             return draw if nouns[0].det in ("indef", "bare") and not values else change
-        if "dress" in commands and not known and first:
+        if set(commands) == {"dress"} and nouns[0] not in known and nouns[0].kind == "noun" and first:
             return draw
         return change
     if _starts_with_and(clause) and nouns[0] not in known:

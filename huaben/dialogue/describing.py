@@ -19,7 +19,7 @@ def gather(clause: list[Item]) -> list[Item]:
         if isinstance(item, Noun) and item.kind == "all" and item.han and item.text in ("都", "全", "全都", "全部"):
             for noun in result:
                 if isinstance(noun, Noun):
-                    noun.plural = True
+                    noun.every = True
                     noun.det = "bare" if noun.det == "indef" else noun.det
         if (
             isinstance(item, Noun)
@@ -179,6 +179,12 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                 current = [item]
                 _apply(item, pending)
                 pending = {}
+                continue
+            again = _antecedent(item, group, []) if item.kind == "noun" and waiting is None and not pending else item
+            if again is not item and again.attrs.get("colour") == item.attrs.get("colour", again.attrs.get("colour")):
+                for name, value in item.attrs.items():
+                    again.attrs.setdefault(name, value)
+                current = [again]
                 continue
             if waiting is not None:
                 item.relation, item.anchor = waiting

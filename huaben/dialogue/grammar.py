@@ -62,6 +62,7 @@ class Noun:
         number: how many, if said.
         det: def, indef, another, other or bare.
         plural: whether several are meant.
+        every: whether all that fit are meant (都).
         attrs: what stands before the noun: colour, size, expression, facing, place, accessory.
         lacks: accessories it is said not to have.
         hint: size that a Chinese prefix suggests (小猫); too weak to tell characters apart.
@@ -79,6 +80,7 @@ class Noun:
     number: int | None = None
     det: str = "bare"
     plural: bool = False
+    every: bool = False
     attrs: dict[str, str] = field(default_factory=dict)
     lacks: set[str] = field(default_factory=set)
     hint: str | None = None
@@ -411,6 +413,8 @@ def _phrase_start(tokens: list[Token], head: int, floor: int) -> int:
             ok = token.han and (after.kind == "DE" or (after.kind == "CONJ" and _accessory_list(tokens, index + 2)))
         elif token.kind == "CMD" and token.key == "dress" and token.han:
             ok = after.kind in ("ACCESSORY", *_ADJECTIVES, "NUM", "MEAS") and begin == index + 1
+        elif token.kind == "NEG":
+            ok = token.han and after.kind == "ACCESSORY" and begin == index + 1
         elif token.kind == "BE" and token.text == "有":
             ok = after.kind == "ACCESSORY" and begin == index + 1 and index > floor and tokens[index - 1].kind == "MEAS"
         elif token.kind == "PLACE":
@@ -524,7 +528,8 @@ def _noun(tokens: list[Token], begin: int, head: int) -> Noun:
         elif part.kind == "VARIED":
             noun.attrs["varied"] = part.key
         elif part.kind == "ACCESSORY":
-            noun.attrs["accessory"] = part.key
+            denied = index > begin and tokens[index - 1].kind == "NEG"
+            noun.attrs["accessory"] = "none" if denied else part.key
     if "another" in dets:
         noun.det = "other" if "def" in dets else "another"
     elif "def" in dets:

@@ -57,7 +57,7 @@ def resolve(noun: Noun, sheet: Sheet, *, among: list[Draft] | None = None) -> li
     if noun.det in ("other", "another") and len(fits) > 1:
         fits = [draft for draft in fits if draft.id not in sheet.focus] or fits
     fits = _filter(noun, fits, sheet)
-    if len(fits) == 1 or noun.plural or noun.kind == "all":
+    if len(fits) == 1 or noun.plural or noun.every or noun.kind == "all":
         if noun.number is not None and noun.number < len(fits) and noun.number > 1:
             return fits[: noun.number]
         return fits
