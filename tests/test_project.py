@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import huaben
+from huaben.bench import bench_names
 from huaben.cli.main import VERBS
 from huaben.recipes import recipe_names
 
@@ -79,6 +80,11 @@ def test_documents_mention_every_verb() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
     for verb in VERBS:
         assert f"huaben {verb}" in text, verb
+
+
+def test_the_page_of_measurements_names_them_all() -> None:
+    text = (ROOT / "docs" / "rooms" / "bench.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(bench_names())
 
 
 def test_every_room_has_a_page_and_every_page_is_in_the_menu() -> None:
