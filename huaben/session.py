@@ -478,6 +478,7 @@ def _perform(session: Session, draft: _Draft, tell: OnEvent, should_cancel: Shou
             painter=stations.painter,
             reader=stations.reader,
             seed=stream_seed(session.config.seed, "turn", draft.number) & MAX_PICTURE_SEED,
+            story_seed=session.config.seed,
             turn=draft.number,
             config=session.config.performance,
             on_step=lambda attempt, progress: tell(Event("step", draft.number, attempt, progress)),

@@ -8,15 +8,18 @@ of it is computed once per prompt and enters the transformer at two places:
   the box. Image queries are rotated by their own position, so a query and the reference patch that belongs under it
   meet at the same rotary position.
 - *A token offset*, added to the image tokens after patch embedding: for every token inside a box, what the character
-  shows at that relative place (phrase, relative position, and the reference resampled into the box).
+  shows at that relative place (phrase, relative position, the reference's latents resampled into the box), and latents
+  of a *canvas* on which the references were pasted into their boxes as pixels. Latents do not survive scaling; pixels do,
+  so the canvas shows each reference at the size and on the grid of the picture to come.
 
 A character without box, phrase or reference uses learned vectors instead, and one that is not there leaves its slots to a
 learned "nobody": like the text, these are attended to and never masked. Without any grounding the model is plain text to
 image.
 
 Source: grounding tokens as in GLIGEN (arXiv:2301.07093); reference tokens at target positions as in ContextGen; TheaterGen
-(arXiv:2404.18919) section 3, whose composed canvas the offset replaces.
-Differs: all three add these to other networks; here they join Hunyuan-DiT's cross-attention, whose keys can be cached.
+(arXiv:2404.18919) section 3, whose composed canvas this is.
+Differs: all three add these to other networks; here they join Hunyuan-DiT's cross-attention, whose keys can be cached, and
+the canvas is a learned condition of every step instead of replacing latents in some.
 
 Letters: B batch, K characters, N = h w image tokens, R = r r reference patches, D width, P phrase width, C latent channels.
 """
@@ -73,6 +76,8 @@ class Grounding:
         phrases: (B, K, P) pooled phrase embeddings.
         boxes: (B, K, 4) as x0, y0, x1, y1 in [0, 1].
         references: (B, K, C, r, r) scaled latents of the crops.
+        canvas: (B, C, H, W) scaled latents of the canvas that the crops are pasted on (:func:`.pipeline.compose_canvas`); used
+            inside the boxes of characters that have a reference.
         present: (B, K) bool; an absent character's other values are ignored.
         has_phrase, has_reference: (B, K) bool.
     """
@@ -80,6 +85,7 @@ class Grounding:
     phrases: Tensor
     boxes: Tensor
     references: Tensor
+    canvas: Tensor
     present: Tensor
     has_phrase: Tensor
     has_reference: Tensor
@@ -157,6 +163,7 @@ class Grounder(nn.Module):
         self.at_place = nn.Linear(2 * 2 * PLACE_FREQUENCIES + 2, hidden)
         self.from_reference = nn.Linear(patch, hidden)
         self.reference_flag = nn.Parameter(torch.zeros(hidden))
+        self.from_canvas = nn.Linear(patch, width)
         self.show = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.offset = nn.Linear(hidden, width)
         nn.init.zeros_(self.offset.weight)
@@ -168,7 +175,7 @@ class Grounder(nn.Module):
         Raises:
             ShapeError: if a tensor does not fit the config.
         """
-        self._check(grounding)
+        self._check(grounding, grid)
         present, has_reference = grounding.present, grounding.has_reference & grounding.present
         boxes = grounding.boxes
         phrases = torch.where((grounding.has_phrase & present)[..., None], grounding.phrases, self.no_phrase)
@@ -206,9 +213,11 @@ class Grounder(nn.Module):
         under = self._resample(grounding.references, boxes, grid)  # (B, K, N, patch)
         seen = self.from_reference(under) + self.reference_flag
         shown = shown + torch.where(has_reference[..., None, None], seen, torch.zeros_like(seen))
-        weight = box_coverage(boxes, grid) * present[..., None]
-        mixed = torch.einsum("bkn,bknd->bnd", weight.to(shown.dtype), self.show(shown))
-        return self.offset(mixed)
+        cover = box_coverage(boxes, grid)
+        mixed = torch.einsum("bkn,bknd->bnd", (cover * present[..., None]).to(shown.dtype), self.show(shown))
+        pasted = (cover * has_reference[..., None]).amax(1)[..., None]
+        canvas = self.from_canvas(patchify(grounding.canvas, self.dit_config.patch_size))
+        return self.offset(mixed) + pasted.to(canvas.dtype) * canvas
 
     def _resample(self, references: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return (B, K, N, patch): the reference as it lies in the picture when it fills the box; zeros outside."""
@@ -224,7 +233,7 @@ class Grounder(nn.Module):
             )
         return patchify(canvas, p).unflatten(0, (batch, count))
 
-    def _check(self, grounding: Grounding) -> None:
+    def _check(self, grounding: Grounding, grid: tuple[int, int]) -> None:
         c, d = self.config, self.dit_config
         batch, count = grounding.present.shape if grounding.present.ndim == 2 else (0, 0)
         if not 1 <= count <= c.max_characters:
@@ -236,6 +245,7 @@ class Grounder(nn.Module):
             "phrases": (batch, count, c.phrase_dim),
             "boxes": (batch, count, 4),
             "references": (batch, count, d.in_channels, c.reference_size, c.reference_size),
+            "canvas": (batch, d.in_channels, grid[0] * d.patch_size, grid[1] * d.patch_size),
             "has_phrase": (batch, count),
             "has_reference": (batch, count),
         }
@@ -245,14 +255,23 @@ class Grounder(nn.Module):
                 raise ShapeError(f"grounding.{name} is {found}, expected {shape}")
 
 
-def nobody(batch: int, config: GroundingConfig, dit: HunyuanDiTConfig, count: int = 1) -> Grounding:
-    """Return the grounding of pictures about which nothing is known."""
+def nobody(
+    batch: int, config: GroundingConfig, dit: HunyuanDiTConfig, count: int = 1, *, grid: tuple[int, int]
+) -> Grounding:
+    """Return the grounding of pictures of (h, w) tokens about which nothing is known."""
     no = torch.zeros(batch, count, dtype=torch.bool)
     boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(batch, count, 4)
     side = config.reference_size
+    p = dit.patch_size
     return Grounding(
-        torch.zeros(batch, count, config.phrase_dim), boxes, torch.zeros(batch, count, dit.in_channels, side, side), no, no, no
-    )  # fmt: skip
+        phrases=torch.zeros(batch, count, config.phrase_dim),
+        boxes=boxes,
+        references=torch.zeros(batch, count, dit.in_channels, side, side),
+        canvas=torch.zeros(batch, dit.in_channels, grid[0] * p, grid[1] * p),
+        present=no,
+        has_phrase=no,
+        has_reference=no,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,6 +46,8 @@ Image = npt.NDArray[np.uint8]
 BoxTuple = tuple[float, float, float, float]
 
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 512, 16
+CROP_MARGIN = 0.08
+"""Share of a box's longer side that a reference crop shows around the character."""
 MAX_STEPS = 200
 
 
@@ -238,6 +240,42 @@ def check_image(image: Any, name: str) -> None:
         raise ShapeError(f"{name} is empty: {image.shape}")
 
 
+def _turned(character: CharacterRequest) -> Image | None:
+    """Return a character's reference, mirrored if the character turns round."""
+    pixels = character.reference
+    if pixels is not None and {character.facing, character.reference_facing} == {"left", "right"}:
+        pixels = np.ascontiguousarray(pixels[:, ::-1])
+    return pixels
+
+
+def compose_canvas(
+    size: tuple[int, int], crops: Sequence[Image | None], boxes: Sequence[Sequence[float]]
+) -> Image:
+    """Paste each crop into its box on a grey canvas, later ones over earlier ones.
+
+    Args:
+        size: (height, width) of the picture.
+        crops: uint8 (h, w, 3) with a margin of :data:`CROP_MARGIN` around the character; None pastes nothing.
+        boxes: x0, y0, x1, y1 in [0, 1] that the characters, without the margin, are to fill.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    from PIL import Image as PillowImage
+
+    height, width = size
+    canvas = PillowImage.new("RGB", (width, height), (128, 128, 128))
+    for crop, box in zip(crops, boxes, strict=True):
+        if crop is None:
+            continue
+        x0, y0, x1, y1 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+        pad = CROP_MARGIN * max(x1 - x0, y1 - y0)
+        left, top = round(x0 - pad), round(y0 - pad)
+        shape = max(1, round(x1 + pad) - left), max(1, round(y1 + pad) - top)
+        canvas.paste(PillowImage.fromarray(crop).resize(shape, PillowImage.Resampling.BICUBIC, reducing_gap=2.0), (left, top))
+    return np.asarray(canvas)
+
+
 # ------------------------------------------------------------------------------------------------ the embedded painter
 
 INDEX_NAME = "model_index.json"
@@ -274,6 +312,9 @@ class EmbeddedPainter:
         config: further settings.
         fingerprint: names the weights in reports.
     """
+
+    paints_from_sketch = True
+    """A character's first picture is better with a drawn reference; see :mod:`huaben.theater.sketch`."""
 
     def __init__(
         self,
@@ -436,12 +477,12 @@ class EmbeddedPainter:
             clip_mask,
             self.text(text_ids, text_mask),
             text_mask,
-            grounding=self._grounding(request.characters, free),
+            grounding=self._grounding(request.characters, request.size, free),
             grid=(shape[1] // dit.patch_size, shape[2] // dit.patch_size),
         )
         return state, warnings
 
-    def _grounding(self, characters: Sequence[CharacterRequest], free: bool) -> Grounding:
+    def _grounding(self, characters: Sequence[CharacterRequest], size: tuple[int, int], free: bool) -> Grounding:
         """Return the characters as tensors, after an empty picture's unless sampling is free."""
         import torch
 
@@ -454,7 +495,9 @@ class EmbeddedPainter:
                 hint="describe the others in the prompt",
             )
         slots = min(max(self.config.slots, len(characters), 1), config.max_characters)
-        empty = nobody(1, config, self.painter.config.dit, slots).to(self.device)
+        step = self.autoencoder.factor * self.painter.config.dit.patch_size
+        grid = (size[0] // step, size[1] // step)
+        empty = nobody(1, config, self.painter.config.dit, slots, grid=grid).to(self.device)
         placed = [character for character in characters if character.box is not None]
         full = Grounding(*(getattr(empty, name).clone() for name in Grounding.__slots__))
         if placed:
@@ -463,10 +506,14 @@ class EmbeddedPainter:
             full.boxes[0, :count] = torch.tensor([character.box for character in placed])
             full.present[0, :count] = True
             full.has_phrase[0, :count] = True
-            for index, character in enumerate(placed):
-                if character.reference is not None:
-                    full.references[0, index] = self._reference(character)
+            crops = [_turned(character) for character in placed]
+            for index, crop in enumerate(crops):
+                if crop is not None:
+                    full.references[0, index] = self._reference(crop)
                     full.has_reference[0, index] = True
+            if any(crop is not None for crop in crops):
+                boxes = [character.box for character in placed if character.box is not None]
+                full.canvas[0] = self.autoencoder.encode_latents(self._tensor(compose_canvas(size, crops, boxes)))[0]
         if free:
             return full
         return Grounding(
@@ -480,13 +527,8 @@ class EmbeddedPainter:
         )
         return self.text.pool(self.text(ids, mask), mask)
 
-    def _reference(self, character: CharacterRequest) -> Tensor:
-        """Return a reference's scaled latents (C, r, r), mirrored if the character turns round."""
-        pixels = character.reference
-        assert pixels is not None
-        facings = {character.facing, character.reference_facing}
-        if facings == {"left", "right"}:
-            pixels = pixels[:, ::-1]
+    def _reference(self, pixels: Image) -> Tensor:
+        """Return a reference's scaled latents (C, r, r)."""
         side = self.painter.config.grounding.reference_size * self.autoencoder.factor
         return self.autoencoder.encode_latents(self._tensor(resized(pixels, (side, side))))[0]
 

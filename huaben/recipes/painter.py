@@ -42,7 +42,8 @@ CHARACTER_WEIGHT = 2.0
 
 # Shares of pictures by what is known about them; the rest have everything.
 NOTHING, TEXT_ONLY, GROUNDING_ONLY = 0.08, 0.12, 0.10
-REFERENCE, PHRASE_DROPPED = 0.5, 0.03
+REFERENCE, PHRASE_DROPPED = 0.65, 0.03
+CANVAS_GAIN = 0.5
 BOX_JITTER = 0.01
 
 
@@ -56,13 +57,13 @@ class PainterRecipe:
         model: what to build.
         weights: folder with the text, clip and autoencoder folders.
         cache: where shards are kept.
+        start_from: folder of a painter to begin with instead of fresh weights.
     """
 
     name = NAME
     fit = FitConfig(
-        learning_rate=2e-3,
-        optimizer="muon",
-        betas=(0.95, 0.98),
+        learning_rate=1.2e-3,
+        betas=(0.9, 0.98),
         weight_decay=0.01,
         warmup_steps=300,
         ema_decay=0.9985,
@@ -84,16 +85,25 @@ class PainterRecipe:
         model: GroundedDiTConfig = PRESETS["embedded"],
         weights: Path = WEIGHTS,
         cache: Path = CACHE,
+        start_from: Path | None = None,
     ) -> None:
         self.seed = check_seed(seed)
         self.batch_size, self.num_shards, self.model = batch_size, shards, model
         self.weights, self.cache = Path(weights), Path(cache)
+        self.start_from = start_from
         self.schedule = NoiseSchedule(SCHEDULES["embedded"])
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the card says."""
-        return {"seed": self.seed, "batch_size": self.batch_size, "shards": self.num_shards}
+        started = None if self.start_from is None else self.start_from.name
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "shards": self.num_shards,
+            "config": self.model.to_dict(),
+            "started_from": started,
+        }
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -117,7 +127,13 @@ class PainterRecipe:
         return [load_shard(path) for path in paths]
 
     def build(self) -> GroundedDiT:
-        return GroundedDiT(self.model)
+        if self.start_from is not None:
+            return GroundedDiT.from_pretrained(self.start_from).train()
+        model = GroundedDiT(self.model)
+        with torch.no_grad():  # the canvas starts as a faint copy of what latents look like to the transformer
+            model.grounder.from_canvas.weight.copy_(CANVAS_GAIN * model.dit.patch_embed.weight)
+            model.grounder.from_canvas.bias.zero_()
+        return model
 
     def batch(self, step: int) -> dict[str, Any]:
         """Return latents, captions and phrases as token ids, and the grounding without its phrases."""
@@ -136,7 +152,7 @@ class PainterRecipe:
             captions.append("" if known < NOTHING or known > 1 - GROUNDING_ONLY else caption(scene, rng, language).text)
             if known < NOTHING + TEXT_ONLY:
                 present[b] = False
-            referenced[b] = rng.random(k) < (REFERENCE if rng.random() < 0.5 else 2 * REFERENCE * (rng.random() < 0.5))
+            referenced[b] = rng.random(k) < REFERENCE if rng.random() < 0.5 else rng.random() < REFERENCE
             phrases += [phrase(c, rng, language).text for c in scene.characters] + [""] * (k - len(scene.characters))
         boxes = shard.boxes[index] + BOX_JITTER * torch.from_numpy(
             rng.standard_normal((self.batch_size, k, 4)).astype(np.float32)
@@ -157,6 +173,7 @@ class PainterRecipe:
             "phrases": tuple(text.encode(phrases, PHRASE_LENGTH)),
             "boxes": boxes,
             "references": shard.references[index].float(),
+            "canvas": shard.canvas[index].float(),
             "present": present,
             "has_phrase": torch.from_numpy(rng.random((self.batch_size, k)) >= PHRASE_DROPPED),
             "has_reference": torch.from_numpy(referenced),
@@ -185,6 +202,7 @@ class PainterRecipe:
             pooled.float().unflatten(0, shape),
             batch["boxes"],
             batch["references"],
+            batch["canvas"],
             batch["present"],
             batch["has_phrase"],
             batch["has_reference"],
@@ -243,10 +261,11 @@ class PainterRecipe:
         nothing = (self.clip.text_states(*empty_clip), empty_clip[1], self.text_encoder(*empty), empty[1])
         both = tuple(torch.cat(pair) for pair in zip(nothing, text, strict=True))
         k = grounding.present.shape[1]
-        none = nobody(count, self.model.grounding, self.model.dit, k)
-        doubled = Grounding(*(torch.cat([getattr(none, n), getattr(grounding, n)]) for n in grounding.__slots__))
         p = self.model.dit.patch_size
-        state = model.encode_text(*both, grounding=doubled, grid=(side // p, side // p))
+        grid = (side // p, side // p)
+        none = nobody(count, self.model.grounding, self.model.dit, k, grid=grid)
+        doubled = Grounding(*(torch.cat([getattr(none, n), getattr(grounding, n)]) for n in grounding.__slots__))
+        state = model.encode_text(*both, grounding=doubled, grid=grid)
         table = model.dit.plan(sampler.timesteps.float(), state)
         streams = noise_streams(list(range(count)))
         noise = draw_noise((count, self.model.dit.in_channels, side, side), streams)

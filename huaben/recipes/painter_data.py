@@ -20,9 +20,10 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from ..diffusion.autoencoder import Autoencoder
+from ..diffusion.pipeline import CROP_MARGIN, compose_canvas
 from ..pretrained import WEIGHTS_NAME, write_atomic
 from ..rng import numpy_stream
-from ..theater.cast import CROP_MARGIN, cut_out
+from ..theater.cast import cut_out
 from ..world.render import render
 from ..world.sample import rebox, sample_look, sample_scene
 from ..world.scene import TRAINED_CHARACTERS, SceneCharacter, SceneGraph
@@ -46,6 +47,7 @@ class Shard:
         size: (height, width) in pixels.
         latents: (n, C, h, w) fp16, scaled.
         references: (n, 3, C, 8, 8) fp16.
+        canvas: (n, C, h, w) fp16, of all references pasted into their boxes.
         boxes: (n, 3, 4) fp32.
         looks: (n, 3, 5) int16 indices of :data:`LOOKS`.
         counts: (n,) characters.
@@ -55,6 +57,7 @@ class Shard:
     size: tuple[int, int]
     latents: Tensor
     references: Tensor
+    canvas: Tensor
     boxes: Tensor
     looks: np.ndarray
     counts: np.ndarray
@@ -123,24 +126,29 @@ def make_shard(seed: int, number: int, autoencoder: Autoencoder, count: int = SH
     side = REFERENCE_PX // autoencoder.factor
     channels = autoencoder.config.latent_channels
     references = torch.zeros(count, k, channels, side, side, dtype=torch.float16)
-    latents = []
+    latents, canvases = [], []
     for start in range(0, count, 20):
         part = scenes[start : start + 20]
         drawn = [render(scene, size) for scene in part]
         latents.append(autoencoder.encode_latents(to_tensor(np.stack([d.image for d in drawn]))).half())
-        crops, where = [], []
+        crops, where, canvas = [], [], []
         for i, (scene, picture) in enumerate(zip(part, drawn, strict=True), start=start):
+            others = [other_picture(character, scene.style, rng) for character in scene.characters]
+            canvas.append(compose_canvas(size, others, picture.boxes.tolist()))
             for j, character in enumerate(scene.characters):
                 boxes[i, j] = picture.boxes[j]
                 looks[i, j] = [INDEX[name][getattr(character, name)] for name in LOOKS]
-                crops.append(reference_tensor(other_picture(character, scene.style, rng)))
+                crops.append(reference_tensor(others[j]))
                 where.append((i, j))
+        canvases.append(autoencoder.encode_latents(to_tensor(np.stack(canvas))).half())
         if crops:
             encoded = autoencoder.encode_latents(torch.stack(crops)).half()
             for (i, j), latent in zip(where, encoded, strict=True):
                 references[i, j] = latent
     counts = np.array([len(s.characters) for s in scenes], np.int16)
-    return Shard(size, torch.cat(latents), references, torch.from_numpy(boxes), looks, counts, places)
+    return Shard(
+        size, torch.cat(latents), references, torch.cat(canvases), torch.from_numpy(boxes), looks, counts, places
+    )
 
 
 def autoencoder_key(folder: str | Path) -> str:
@@ -160,6 +168,7 @@ def load_shard(path: Path) -> Shard:
         (size[0], size[1]),
         torch.from_numpy(arrays["latents"]),
         torch.from_numpy(arrays["references"]),
+        torch.from_numpy(arrays["canvas"]),
         torch.from_numpy(arrays["boxes"]),
         arrays["looks"],
         arrays["counts"],
@@ -173,6 +182,7 @@ def save_shard(shard: Shard, path: Path) -> None:
         "size": np.array(shard.size),
         "latents": shard.latents.numpy(),
         "references": shard.references.numpy(),
+        "canvas": shard.canvas.numpy(),
         "boxes": shard.boxes.numpy(),
         "looks": shard.looks,
         "counts": shard.counts,

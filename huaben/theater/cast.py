@@ -22,6 +22,7 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
+from ..diffusion.pipeline import CROP_MARGIN
 from ..errors import ConfigError, DataError, StoreError
 from ..files import write_bytes
 from ..notices import Notice, notice
@@ -29,9 +30,6 @@ from ..notices import Notice, notice
 BoxTuple = tuple[float, float, float, float]
 Policy = Literal["canonical", "latest"]
 Facing = Literal["left", "right"]
-
-CROP_MARGIN = 0.08
-"""Share of a box's longer side that a cut-out keeps around it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

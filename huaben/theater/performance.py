@@ -9,8 +9,9 @@ seed; the best attempt is kept and what is wrong with it is said.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ from ..rng import stream_seed
 from ..world.vocabulary import TERMS
 from .cast import Cast, CastEntry, Facing, Policy, cut_out
 from .rehearsal import Placement, set_stage
+from .sketch import Sketch, sketch
 
 if TYPE_CHECKING:
     from ..world.detector import ReadCharacter, Reading
@@ -63,6 +65,7 @@ class PerformanceConfig(Config):
         tolerance: how far a character's centre may lie from the planned one, as a share of the picture.
         policy: which earlier picture of a character is its reference.
         use_references: False paints from words and boxes alone.
+        sketch: draw whoever has no picture yet, or another look since, for painters that want it (:mod:`.sketch`).
         guided_fraction: share of the steps held to the characters' earlier pictures; 0 switches it off.
         guidance_weight: 1 replaces the guided latents, less blends.
         max_characters: more than these are left out, farthest back and smallest first.
@@ -75,6 +78,7 @@ class PerformanceConfig(Config):
     tolerance: float = 0.15
     policy: Policy = "canonical"
     use_references: bool = True
+    sketch: bool = True
     guided_fraction: float = 0.0
     guidance_weight: float = 0.8
     max_characters: int = 4
@@ -194,6 +198,7 @@ def perform(
     painter: Painter,
     reader: Reader | None,
     seed: int,
+    story_seed: int | None = None,
     turn: int = 0,
     config: PerformanceConfig | None = None,
     on_step: Callable[[int, Progress], None] | None = None,
@@ -208,6 +213,7 @@ def perform(
         painter: paints a request.
         reader: reads the picture back; None keeps the first picture unchecked and the cast as it is.
         seed: of the first attempt.
+        story_seed: decides which individuals are sketched; ``seed`` by default.
         turn: recorded with new cast entries.
         config: how to paint.
         on_step: called with the attempt, from 0, and its progress.
@@ -220,10 +226,19 @@ def perform(
     started = time.perf_counter()
     characters, warnings = _limit(page.back_to_front(), config)
     warnings += _choose_warnings(characters, cast, config)
+    sketches: dict[tuple[str, int | None], Sketch] = {}
+    if config.sketch and config.use_references and getattr(painter, "paints_from_sketch", False):
+        sketches = _sketches(characters, page, cast, seed if story_seed is None else story_seed, config)
     tried: list[tuple[Attempt, Painting, PaintRequest, Reading | None]] = []
     for number in range(config.attempts if reader is not None else 1):
         request = build_request(
-            characters, cast, prompt=prompt, negative=page.negative, seed=attempt_seed(seed, number), config=config
+            characters,
+            cast,
+            prompt=prompt,
+            negative=page.negative,
+            seed=attempt_seed(seed, number),
+            config=config,
+            sketches=sketches,
         )
         step = None if on_step is None else _bind(on_step, number)
         painting = painter.paint(request, on_step=step, should_cancel=should_cancel)
@@ -253,13 +268,33 @@ def perform(
 
 
 def build_request(
-    characters: Sequence[Character], cast: Cast, *, prompt: str, negative: str, seed: int, config: PerformanceConfig
+    characters: Sequence[Character],
+    cast: Cast,
+    *,
+    prompt: str,
+    negative: str,
+    seed: int,
+    config: PerformanceConfig,
+    sketches: Mapping[tuple[str, int | None], Sketch] = MappingProxyType({}),
 ) -> PaintRequest:
-    """Return what the painter is asked for: phrases, boxes, and each known character's reference."""
+    """Return what the painter is asked for: phrases, boxes, and each character's reference: its sketch or its cast."""
     requests, placements = [], []
     for character in characters:
-        entry = _reference(character, cast, config)
         facing = _facing(character)
+        drawn = sketches.get((character.id, character.instance))
+        if drawn is not None:
+            requests.append(
+                CharacterRequest(
+                    id=character.id,
+                    phrase=character.prompt,
+                    box=drawn.box,
+                    facing=drawn.facing,
+                    reference=drawn.crop,
+                    reference_facing=drawn.facing,
+                )
+            )
+            continue
+        entry = _reference(character, cast, config)
         requests.append(
             CharacterRequest(
                 id=character.id,
@@ -350,6 +385,21 @@ def entry_of(seen: ReadCharacter, image: npt.NDArray[np.uint8], *, id: str, prom
         mask=crop_mask,
         embedding=np.asarray(seen.identity, np.float32).copy(),
     )
+
+
+def _sketches(
+    characters: Sequence[Character], page: Page, cast: Cast, story_seed: int, config: PerformanceConfig
+) -> dict[tuple[str, int | None], Sketch]:
+    """Return the sketch of every character that the cast does not show as the page wants it."""
+    sketches = {}
+    for character in characters:
+        entry = _reference(character, cast, config)
+        wanted = (character.attribute("colour"), character.attribute("accessory", "none"))
+        if entry is None or (entry.look[1], entry.look[2]) != wanted:
+            drawn = sketch(character, page, story_seed, config.size)
+            if drawn is not None:
+                sketches[character.id, character.instance] = drawn
+    return sketches
 
 
 def _bind(on_step: Callable[[int, Progress], None], number: int) -> Callable[[Progress], None]:

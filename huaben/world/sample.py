@@ -86,7 +86,7 @@ def _try_box(
     up = 0.5 if species in AIRBORNE else 0.14
     bottom = height + 0.03 + rng.random() * (0.72 - height) if rng.random() < up else 0.78 + 0.19 * rng.random()
     bottom = min(max(bottom, height + 0.02), 0.975)
-    return round(x, 4), round(bottom - height, 4), round(x + width, 4), round(bottom, 4)
+    return x, bottom - height, x + width, bottom
 
 
 def sample_character(
@@ -104,7 +104,8 @@ def sample_character(
     for attempt in range(24):
         box = _try_box(rng, look["species"], own_aspect, crowded or attempt > 8, aspect)
         if all(_overlap(box, other) < 0.18 for other in taken):
-            return SceneCharacter(**look, identity=identity, box=(box[0], box[1], box[2], box[3]))
+            x0, y0, x1, y1 = (round(v, 4) for v in box)
+            return SceneCharacter(**look, identity=identity, box=(x0, y0, x1, y1))
     return None
 
 
@@ -153,7 +154,9 @@ def sample_scene(
     )
 
 
-def rebox(character: SceneCharacter, box: tuple[float, float, float, float]) -> SceneCharacter:
-    """Return the character with the exact extent of its drawing inside ``box``."""
+def rebox(
+    character: SceneCharacter, box: tuple[float, float, float, float], size: tuple[int, int] = (128, 128)
+) -> SceneCharacter:
+    """Return the character with the exact extent of its drawing inside ``box`` of a picture of (height, width)."""
     moved = character.replace(box=box)
-    return moved.replace(box=tuple(round(v, 4) for v in extent(moved)))
+    return moved.replace(box=tuple(round(v, 4) for v in extent(moved, size)))

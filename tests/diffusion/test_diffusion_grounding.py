@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from huaben.diffusion.grounding import (
     fourier,
     nobody,
 )
+from huaben.diffusion.pipeline import compose_canvas
 from huaben.errors import CheckpointError, ConfigError, ShapeError
 
 TINY = PRESETS["tiny"]
@@ -31,13 +33,14 @@ def random_model():
     return model.eval()
 
 
-def random_grounding(batch=2, count=3, seed=1):
+def random_grounding(batch=2, count=3, seed=1, cells=8):
     g = torch.Generator().manual_seed(seed)
     low = torch.rand(batch, count, 2, generator=g) * 0.5
     return Grounding(
         torch.randn(batch, count, G.phrase_dim, generator=g),
         torch.cat([low, low + 0.2 + 0.3 * torch.rand(batch, count, 2, generator=g)], -1),
         torch.randn(batch, count, DIT.in_channels, G.reference_size, G.reference_size, generator=g),
+        torch.randn(batch, DIT.in_channels, cells, cells, generator=g),
         torch.ones(batch, count, dtype=torch.bool),
         torch.ones(batch, count, dtype=torch.bool),
         torch.ones(batch, count, dtype=torch.bool),
@@ -65,8 +68,9 @@ def test_box_coverage_sums_to_the_box_area():
 
 def test_reference_over_the_whole_picture_lies_on_the_picture_s_own_tokens():
     """A reference mapped to the full picture gets exactly the rotary positions of a grid of its own size."""
-    grounding = dataclasses.replace(random_grounding(1, 1), boxes=torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]))
     side = G.reference_size // DIT.patch_size
+    grounding = random_grounding(1, 1, cells=side * DIT.patch_size)
+    grounding = dataclasses.replace(grounding, boxes=torch.tensor([[[0.0, 0.0, 1.0, 1.0]]]))
     state = random_model().grounder(grounding, (side, side))
     y, x = state.positions[0, 1:].unbind(-1)
     cos, _ = rotary_table(side, side, DIT.head_dim, base=DIT.rope_base)
@@ -111,7 +115,7 @@ def test_what_is_absent_has_no_effect():
     assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("name", ["phrases", "references", "boxes"])
+@pytest.mark.parametrize("name", ["phrases", "references", "boxes", "canvas"])
 def test_what_is_present_has_an_effect(name):
     model, args, grounding = random_model(), inputs(), random_grounding()
     before = model(*args, grounding=grounding)
@@ -138,9 +142,9 @@ def test_grounding_state_once_equals_forward():
 
 def test_nobody_is_the_same_for_any_number_of_slots_of_a_batch():
     model, args = random_model(), inputs()
-    one = model(*args, grounding=nobody(2, G, DIT, 2))
+    one = model(*args, grounding=nobody(2, G, DIT, 2, grid=(4, 4)))
     assert torch.isfinite(one).all()
-    assert torch.equal(one, model(*args, grounding=nobody(2, G, DIT, 2)))
+    assert torch.equal(one, model(*args, grounding=nobody(2, G, DIT, 2, grid=(4, 4))))
 
 
 def test_untrained_grounding_offset_is_zero():
@@ -152,7 +156,7 @@ def test_untrained_grounding_offset_is_zero():
 def test_too_many_characters_and_wrong_shapes_are_refused():
     model, args = random_model(), inputs()
     with pytest.raises(ShapeError, match="1 to 4"):
-        model(*args, grounding=nobody(2, G, DIT, 5))
+        model(*args, grounding=nobody(2, G, DIT, 5, grid=(4, 4)))
     with pytest.raises(ShapeError, match="phrases"):
         model(*args, grounding=dataclasses.replace(random_grounding(), phrases=torch.zeros(2, 3, 5)))
     with pytest.raises(ConfigError, match="multiple"):
@@ -176,3 +180,25 @@ def test_folder_round_trip_and_a_missing_weight(tmp_path):
 def test_fourier_and_centres_have_their_shapes():
     assert fourier(torch.rand(2, 4), 3).shape == (2, 24)
     assert cell_centres((2, 3), torch.zeros(1)).tolist()[1] == pytest.approx([0.5, 0.25])
+
+
+def test_canvas_is_seen_under_referenced_characters_only():
+    model = random_model()
+    grounding = random_grounding(1, 2)
+    grounding.boxes[:] = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])
+    grounding.has_reference[0, 1] = False
+    before = model.grounder(grounding, (4, 4)).token_offset[0].unflatten(0, (4, 4))
+    changed = dataclasses.replace(grounding, canvas=grounding.canvas + 1)
+    difference = (model.grounder(changed, (4, 4)).token_offset[0].unflatten(0, (4, 4)) - before).abs().amax(-1)
+    assert (difference[:2, :2] > 1e-4).all()
+    difference[:2, :2] = 0
+    assert not difference.any()
+
+
+def test_compose_canvas_pastes_each_crop_over_its_box():
+    red = np.full((20, 20, 3), (255, 0, 0), np.uint8)
+    blue = np.full((30, 10, 3), (0, 0, 255), np.uint8)
+    canvas = compose_canvas((64, 128), [red, None, blue], [(0.25, 0.25, 0.5, 0.75), (0, 0, 1, 1), (0.7, 0.2, 0.9, 0.9)])
+    assert canvas.shape == (64, 128, 3)
+    assert (canvas[16:48, 32:64] == (255, 0, 0)).all() and (canvas[15:55, 92:112] == (0, 0, 255)).all()
+    assert (canvas[:, :24] == 128).all()
