@@ -166,8 +166,9 @@ class Grounder(nn.Module):
         self.from_canvas = nn.Linear(patch, width)
         self.show = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.offset = nn.Linear(hidden, width)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        for linear in (self.offset, self.from_canvas):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
 
     def forward(self, grounding: Grounding, grid: tuple[int, int]) -> GroundingState:
         """Return the context tokens, their places, and the token offset for a grid of (h, w) tokens.
