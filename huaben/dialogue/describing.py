@@ -16,6 +16,8 @@ def gather(clause: list[Item]) -> list[Item]:
     result: list[Item] = []
     for item in clause:
         last = result[-1] if result else None
+        if isinstance(item, Noun) and item.attrs.get("facing") == "flip":
+            item.attrs["facing"] = "left"
         if isinstance(item, Noun) and item.kind == "all" and item.han and item.text in ("都", "全", "全都", "全部"):
             for noun in result:
                 if isinstance(noun, Noun):
@@ -227,7 +229,7 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                 if seen.kind == "pron" or seen.det in ("def", "bare"):
                     skip.add(int(seen_at or 0))
         elif item.kind in ATTRIBUTE_KINDS:
-            name = item.kind.lower()
+            name, key = item.kind.lower(), "left" if item.key == "flip" else item.key
             if negated and item.kind == "ACCESSORY":
                 for noun in current:
                     noun.lacks.add(item.key)
@@ -241,12 +243,12 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                 continue
             targets = group if item.plural and len(group) > 1 and item.kind == "ACCESSORY" else current
             if not targets:
-                pending.setdefault(name, item.key)
+                pending.setdefault(name, key)
             for noun in targets:
                 if noun.kind != "unknown":
                     if name == "accessory" and noun.attrs.get(name, item.key) != item.key:
                         sheet.note("one_accessory", "everyone wears one thing at a time", "每个角色一次只戴一样")
-                    noun.attrs.setdefault(name, item.key)
+                    noun.attrs.setdefault(name, key)
         elif item.kind == "COMP":
             for noun in current:
                 noun.attrs.setdefault("size", "large" if item.key == "+" else "small")

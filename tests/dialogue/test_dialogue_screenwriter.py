@@ -70,6 +70,7 @@ def test_any_text_gets_a_reply_or_the_error_for_empty_text(text):
         after = start.add(Message(text=text), reply)
         assert after.page is not None
         assert check_page(after.page) == after.page
+        page_to_scene(after.page)
     else:
         assert reply.edits == ()
         assert reply.page == start.page
