@@ -1,7 +1,8 @@
 """Does the painter draw what was asked for? Species, colour and place of every character, read back by the detector.
 
-Arms: prompts like the training ones with planned boxes; combinations never trained; sentences never trained; words
-alone without boxes. Beside them the instrument's ceiling: the same scenes drawn exactly, read by the same detector.
+Arms: prompts like the training ones, combinations never trained, sentences never trained; each as the studio paints a
+new character, after a sketch of it, and from phrases and planned boxes alone; and words alone without boxes. Beside
+them the instrument's ceiling: the same scenes drawn exactly, read by the same detector.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import numpy.typing as npt
 
 from ..diffusion.pipeline import CharacterRequest, Painter, PaintRequest
 from ..errors import GenerationError
-from ..promptbook.book import Character, sorted_attributes
+from ..promptbook.book import Character, Page, sorted_attributes
 from ..rng import numpy_stream, stream_seed
 from ..stations import load_detector, load_painter
 from ..theater.cast import Cast
 from ..theater.performance import MAX_PICTURE_SEED, Finding, Reader, find_characters
+from ..theater.sketch import LOOK, sketch
 from ..world.captions import Caption, CaptionSplit, caption, phrase
 from ..world.render import render
 from ..world.sample import Split, sample_scene
@@ -41,9 +43,13 @@ class Arm:
     scenes: Split = "train"
     sentences: CaptionSplit = "train"
     boxes: bool = True
+    sketches: bool = False
 
 
 ARMS = (
+    Arm("sketched", sketches=True),
+    Arm("sketched_composition", scenes="composition", sketches=True),
+    Arm("sketched_paraphrase", sentences="paraphrase", sketches=True),
     Arm("fresh"),
     Arm("composition", scenes="composition"),
     Arm("paraphrase", sentences="paraphrase"),
@@ -135,14 +141,21 @@ def cases(
         language: Language = "en" if number % 2 == 0 else "zh"
         scene = sample_scene(rng, split=arm.scenes, num_characters=characters)
         said = caption_with_colours(scene, rng, language, arm.sentences)
-        requests = tuple(
-            CharacterRequest(
-                id=str(index),
-                phrase=phrase_with_colour(scene, index, rng, language, arm.sentences).text,
-                box=character.box,
+        page = Page(background=scene.background, style=scene.style, characters=planned(scene))
+        story_seed = stream_seed(seed, "sketches", arm.name, characters, number)
+        requests = []
+        for index, character in enumerate(page.characters):
+            drawn = sketch(character, page, story_seed, (size, size)) if arm.sketches else None
+            requests.append(
+                CharacterRequest(
+                    id=character.id,
+                    phrase=phrase_with_colour(scene, index, rng, language, arm.sentences).text,
+                    box=character.box if drawn is None else drawn.box,
+                    facing=None if drawn is None else drawn.facing,
+                    reference=None if drawn is None else drawn.crop,
+                    reference_facing=None if drawn is None else drawn.facing,
+                )
             )
-            for index, character in enumerate(scene.characters)
-        )
         yield Case(
             number,
             language,
@@ -153,7 +166,7 @@ def cases(
                 seed=stream_seed(seed, "picture", arm.name, characters, number) & MAX_PICTURE_SEED,
                 steps=steps,
                 guidance_scale=scale,
-                characters=requests if arm.boxes else (),
+                characters=tuple(requests) if arm.boxes else (),
             ),
         )
 
@@ -167,9 +180,7 @@ def planned(scene: SceneGraph) -> tuple[Character, ...]:
             prompt=character.species,
             category=character.species,
             box=character.box,
-            attributes=sorted_attributes(
-                {"species": character.species, "colour": character.colour, "accessory": character.accessory}
-            ),
+            attributes=sorted_attributes({name: getattr(character, name) for name in LOOK}),
         )
         for index, character in enumerate(scene.characters)
     )

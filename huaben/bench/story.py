@@ -232,7 +232,7 @@ def _later_pages(
             reader=reader,
             seed=page.seed,
             turn=number,
-            config=config.replace(attempts=1),
+            config=config.replace(attempts=1, sketch=False),  # later pages know the individual from pictures only
         )
         finding = result.kept.findings[0]
         good = finding.seen is not None and finding.species_right and finding.colour_right

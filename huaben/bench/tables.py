@@ -66,13 +66,18 @@ WORDS: dict[str, tuple[str, str]] = {
     "placed": ("place", "位置"),
     "right": ("all three", "三项全对"),
     "whole_picture": ("whole picture right", "整幅全对"),
-    "fresh_1": ("1 character", "1 个角色"),
-    "fresh_2": ("2 characters", "2 个角色"),
-    "fresh_3": ("3 characters", "3 个角色"),
-    "fresh_en": ("1 to 3 characters, English", "1 至 3 个角色，英文"),
-    "fresh_zh": ("1 to 3 characters, Chinese", "1 至 3 个角色，中文"),
-    "composition_all": ("combinations never trained", "从未训练过的组合"),
-    "paraphrase_all": ("sentences never trained", "从未训练过的句式"),
+    "sketched_1": ("after a sketch: 1 character", "有草图：1 个角色"),
+    "sketched_2": ("after a sketch: 2 characters", "有草图：2 个角色"),
+    "sketched_3": ("after a sketch: 3 characters", "有草图：3 个角色"),
+    "sketched_en": ("after a sketch: 1 to 3, English", "有草图：1 至 3 个，英文"),
+    "sketched_zh": ("after a sketch: 1 to 3, Chinese", "有草图：1 至 3 个，中文"),
+    "sketched_composition_all": ("after a sketch: combinations never trained", "有草图：从未训练过的组合"),
+    "sketched_paraphrase_all": ("after a sketch: sentences never trained", "有草图：从未训练过的句式"),
+    "fresh_1": ("phrase and box only: 1 character", "只有短语和框：1 个角色"),
+    "fresh_2": ("phrase and box only: 2 characters", "只有短语和框：2 个角色"),
+    "fresh_3": ("phrase and box only: 3 characters", "只有短语和框：3 个角色"),
+    "composition_all": ("phrase and box only: combinations never trained", "只有短语和框：从未训练过的组合"),
+    "paraphrase_all": ("phrase and box only: sentences never trained", "只有短语和框：从未训练过的句式"),
     "text_only_all": ("words alone, without boxes", "只有文字，没有框"),
     "fresh_renderer": ("the same scenes drawn exactly", "同样的场景精确绘制"),
     # story
@@ -373,7 +378,8 @@ def painter_table(results: Mapping[str, Any], say: Say) -> Table:
     measures = ("recognised", "placed", "right", "whole_picture")
     rows: list[list[Cell]] = []
     for label in (
-        "fresh_1", "fresh_2", "fresh_3", "fresh_en", "fresh_zh", "composition_all", "paraphrase_all", "text_only_all",
+        "sketched_1", "sketched_2", "sketched_3", "sketched_en", "sketched_zh", "sketched_composition_all",
+        "sketched_paraphrase_all", "fresh_1", "fresh_2", "fresh_3", "composition_all", "paraphrase_all", "text_only_all",
         "fresh_renderer",
     ):  # fmt: skip
         arm, _, group = label.rpartition("_")
