@@ -255,16 +255,17 @@ WEIGHTS: dict[str, float] = {
     "style": 0.3,
     "species": 1.0,
     "colour": 1.0,
-    "accessory": 0.5,
-    "expression": 0.5,
+    "accessory": 1.0,
+    "expression": 1.0,
     "facing": 0.3,
-    "correction": 2.0,
-    "traits": 1.0,
+    "correction": 10.0,
+    "traits": 12.0,
     "identity": 0.5,
-    "rivals": 0.5,
+    "rivals": 1.0,
     "mask": 1.0,
 }
-"""How much each part of the loss counts."""
+"""How much each part of the loss counts. Traits are a mean over thirty numbers and corrections are small numbers: both
+need a large weight to be learned at all."""
 
 TEMPERATURE = 0.1
 """Of the identity embedding's contrastive losses."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ class DetectorConfig(Config):
         crop_margin: how much of the box's size is added on each side of the view.
         reader_widths: channels at strides 4 and 8 of the view.
         reader_blocks: residual blocks at each of those strides.
+        reader_stem: how the reader first looks at pixels: ``patch`` folds 4x4 of them, ``conv`` goes down in two steps
+            of convolutions, which costs as much and sees thin lines sooner.
+        normed_summary: whether the reader's summary is batch-normed.
         hidden_size: width of the reader's summary of a box.
         identity_size: width D of the identity embedding.
         num_traits: length of the vector of an individual's traits that the embedding is trained to tell; 0 for none.
@@ -64,6 +67,8 @@ class DetectorConfig(Config):
     crop_margin: float = 0.08
     reader_widths: tuple[int, int] = (80, 128)
     reader_blocks: tuple[int, int] = (2, 2)
+    reader_stem: Literal["patch", "conv"] = "patch"
+    normed_summary: bool = False
     hidden_size: int = 256
     identity_size: int = 32
     num_traits: int = 0
@@ -378,19 +383,26 @@ class Reader(nn.Module):
         fine, coarse = config.reader_widths
         hidden = config.hidden_size
         cells = config.crop_size // 8
-        self.fine = nn.Sequential(
-            nn.PixelUnshuffle(4), nn.Conv2d(48, fine, 3, padding=1), _stage(fine, config.reader_blocks[0])
-        )
+        if config.reader_stem == "patch":
+            stem = [nn.PixelUnshuffle(4), nn.Conv2d(48, fine, 3, padding=1)]
+        else:
+            stem = [nn.PixelUnshuffle(2), *_conv(12, 32), *_conv(32, 32), nn.Conv2d(32, fine, 3, stride=2, padding=1)]
+        self.fine = nn.Sequential(*stem, _stage(fine, config.reader_blocks[0]))
         self.coarse = nn.Sequential(
             nn.Conv2d(fine, coarse, 3, stride=2, padding=1),
             _stage(coarse, config.reader_blocks[1]),
             _norm(coarse),
             nn.ReLU(),
         )
-        self.squeeze = nn.Sequential(nn.Conv2d(coarse, coarse // 2, 1), nn.ReLU(), nn.Flatten())
         summary = coarse // 2 * cells * cells + 2
-        self.kind = nn.Sequential(nn.Linear(summary, hidden), nn.ReLU())
-        self.who = nn.Sequential(nn.Linear(summary, hidden), nn.ReLU())
+        normed = config.normed_summary
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(coarse, coarse // 2, 1), *([_norm(coarse // 2)] if normed else []), nn.ReLU(), nn.Flatten()
+        )
+        self.kind, self.who = (
+            nn.Sequential(nn.Linear(summary, hidden), *([nn.BatchNorm1d(hidden)] if normed else []), nn.ReLU())
+            for _ in range(2)
+        )
         self.characters = nn.ModuleDict({name: nn.Linear(hidden, len(KEYS[name])) for name in CHARACTER_ATTRIBUTES})
         self.correction = nn.Linear(hidden, 4)
         self.identity = nn.Linear(hidden, config.identity_size)
@@ -437,6 +449,10 @@ class Residual(nn.Module):
 def _norm(width: int) -> nn.BatchNorm2d:
     """Batch norm: at equal cost it learned species in about two thirds of the pictures that group norm needed."""
     return nn.BatchNorm2d(width)
+
+
+def _conv(width: int, out: int) -> list[nn.Module]:
+    return [nn.Conv2d(width, out, 3, padding=1, bias=False), _norm(out), nn.ReLU()]
 
 
 def _stage(width: int, blocks: int) -> nn.Sequential:
@@ -574,6 +590,7 @@ def paste_mask(logits: Tensor, view: Tensor, size: Sequence[int]) -> np.ndarray:
 
 PRESETS: dict[str, DetectorConfig] = {
     "embedded": DetectorConfig(),
+    "sharp": DetectorConfig(crop_size=64, reader_stem="conv", normed_summary=True),
     "tiny": DetectorConfig(
         image_size=64,
         finder_widths=(16, 24, 32),
@@ -585,4 +602,4 @@ PRESETS: dict[str, DetectorConfig] = {
         identity_size=32,
     ),
 }
-"""The shipped detector, and a small one for tests."""
+"""The shipped detector, one that looks closer at half the speed, and a small one for tests."""

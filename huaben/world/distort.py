@@ -40,16 +40,16 @@ def lose_resolution(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def random_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the picture clean (a third of the time) or distorted, mildly more often than badly."""
+    """Return the picture clean (nearly half of the time) or distorted, mildly more often than badly."""
     kind, strength, more = rng.random(), rng.random(), rng.random()
-    if kind < 0.34:
+    if kind < 0.45:
         return image
-    if kind < 0.62:
-        image = blur(image, 0.4 + 1.9 * strength * strength)
-    elif kind < 0.72:
+    if kind < 0.68:
+        image = blur(image, 0.4 + 1.7 * strength * strength)
+    elif kind < 0.75:
         image = compress(image, int(15 + 60 * strength))
-    elif kind < 0.84:
+    elif kind < 0.85:
         image = lose_resolution(image, 0.4 + 0.5 * strength)
-    if kind >= 0.84 or more < 0.3:
-        image = add_noise(image, 0.01 + 0.11 * more if kind >= 0.84 else 0.2 * more, rng)
+    if kind >= 0.85 or more < 0.25:
+        image = add_noise(image, 0.01 + 0.1 * more if kind >= 0.85 else 0.2 * more, rng)
     return image

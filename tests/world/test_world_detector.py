@@ -66,6 +66,15 @@ def test_forward_shapes(detector: Detector) -> None:
     torch.testing.assert_close(read.identity.norm(dim=-1), torch.ones(3))
 
 
+def test_every_preset_reads_a_box() -> None:
+    for config in PRESETS.values():
+        model = Detector(config).eval()
+        read = model.read(torch.zeros(1, 3, config.image_size, config.image_size), torch.tensor([[0.1, 0.1, 0.5, 0.6]]),
+                          torch.tensor([0]))  # fmt: skip
+        assert read.masks.shape == (1, config.mask_size, config.mask_size)
+        assert read.identity.shape == (1, config.identity_size)
+
+
 def test_detect_takes_arrays_of_any_size_and_tensors(detector: Detector) -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, size, dtype=np.uint8) for size in ((64, 64, 3), (40, 90, 3), (200, 120, 3))]
