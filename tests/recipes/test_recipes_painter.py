@@ -117,7 +117,7 @@ def test_every_condition_is_dropped_sometimes_and_kept_mostly(recipe):
     said = torch.cat([b["t5"][1].sum(1) > 1 for b in batches]).float().mean()
     grounded = torch.cat([b["present"].any(1) for b in batches]).float().mean()
     referenced = torch.cat([b["has_reference"].flatten() for b in batches]).float().mean()
-    assert 0.7 < said < 0.92 and 0.7 < grounded < 0.9 and 0.35 < referenced < 0.65
+    assert 0.7 < said < 0.92 and 0.7 < grounded < 0.9 and 0.5 < referenced < 0.8
     timesteps = torch.cat([b["timesteps"] for b in batches])
     assert timesteps.min() >= 0 and timesteps.max() < 1000 and abs(timesteps.float().mean() - 499.5) < 30
 
