@@ -13,6 +13,7 @@ from types import ModuleType
 from ..errors import UsageError
 
 BENCHES: dict[str, str] = {
+    "conversations": "scripted four-turn conversations: the right page after every turn",
     "detector": "how well pictures are read back: the instrument behind every other score",
     "painter": "species, colour and place of every character asked for: fresh, composed and reworded prompts",
     "story": "the same individual over a four-turn story, against the same seeds without references",
