@@ -96,7 +96,7 @@ def test_painter_scores_other_pictures_low():
     seeds = sorted(exact.scenes)
     exact.scenes = dict(zip(seeds, [exact.scenes[s] for s in (*seeds[1:], seeds[0])], strict=True))
     results = painter.measure(exact, exact.reader, seed=2, count=6, size=96, steps=1, numbers=(2,), arms=(arm,))
-    assert results["fresh"]["all"]["right"]["mean"] < 0.3
+    assert results[arm.name]["all"]["right"]["mean"] < 0.3
 
 
 def test_prompts_say_every_colour_and_hold_to_their_split():

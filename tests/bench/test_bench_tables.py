@@ -141,7 +141,7 @@ def test_both_languages_show_the_same_numbers(root: Path) -> None:
     assert numbers[: len(numbers) // 2] == numbers[len(numbers) // 2 :]
     assert "with the character's first picture" in english
     assert "带角色的第一张图" in chinese
-    assert "| 1 character | 75.0 % [70.0, 80.0] | 75.0 % [70.0, 80.0] |" in english
+    assert "| phrase and box only: 1 character | 75.0 % [70.0, 80.0] | 75.0 % [70.0, 80.0] |" in english
     assert "Measured on Test CPU, 2 CPU cores" in english
     assert english.count("Test CPU") == 1
 
