@@ -108,7 +108,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "turns": ("turns with everything right", "整轮全对"),
     "whole": ("whole conversations right", "整段对话全对"),
     "batch_1": ("used while writing the grammar", "编写语法时用过的"),
-    "batch_2": ("written later; few corrections followed (77.5 % of turns before them)", "后来写的；之后有少量修正（修正前 77.5 %）"),
+    "batch_2": (
+        "written later; few corrections followed (77.5 % of turns before them)",
+        "后来写的；之后有少量修正（修正前 77.5 %）",
+    ),
     # speed
     "draw_speed": ("One picture", "画一张图"),
     "draw_speed_note": (
