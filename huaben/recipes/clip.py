@@ -23,6 +23,7 @@ from ..clip.preprocess import to_float
 from ..errors import CheckpointError, DataError
 from ..language.tokenizer import PAD, TOKENIZER_NAME, Tokenizer
 from ..rng import check_seed, numpy_stream
+from ..stations import WEIGHTS
 from ..training import FitConfig
 from ..world.captions import Caption, CaptionSplit, caption
 from ..world.render import render
@@ -33,7 +34,6 @@ from .readout import IGNORED, NUM_CLASSES, SCENE_ATTRIBUTES, SlotReadout, attrib
 from .text_corpus import LANGUAGES, pad_ids
 
 NAME = "clip"
-WEIGHTS = Path(__file__).parent.parent / "weights"
 PATCH_ATTRIBUTES = ("species", "colour", "accessory", "expression", "facing", "size")
 CAPTIONS = 4
 """Captions of a picture: two in each language, English first."""

@@ -26,6 +26,7 @@ from ..diffusion.schedule import NoiseSchedule
 from ..language.encoder import TextEncoder
 from ..language.tokenizer import Tokenizer
 from ..rng import check_seed, numpy_stream, torch_stream
+from ..stations import WEIGHTS
 from ..training import FitConfig
 from ..world.captions import caption, phrase
 from ..world.scene import TRAINED_CHARACTERS
@@ -34,7 +35,6 @@ from .autoencoder import to_images
 from .painter_data import Shard, ensure_shards, load_shard
 
 NAME = "painter"
-WEIGHTS = Path(__file__).parent.parent / "weights"
 CACHE = Path("runs/painter-data")
 PHRASE_LENGTH = 24
 CHARACTER_WEIGHT = 2.0

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from ..diffusion.autoencoder import Autoencoder
-from ..diffusion.pipeline import CROP_MARGIN, compose_canvas
+from ..diffusion.pipeline import CROP_MARGIN, compose_canvas, resized
 from ..pretrained import WEIGHTS_NAME, write_atomic
 from ..rng import numpy_stream
 from ..theater.cast import cut_out
@@ -87,8 +86,7 @@ def box_of(values: Tensor) -> tuple[float, float, float, float]:
 
 def reference_tensor(crop: np.ndarray) -> Tensor:
     """Return a crop uint8 (h, w, 3) as (3, 64, 64) in [-1, 1], stretched."""
-    image = Image.fromarray(crop).resize((REFERENCE_PX, REFERENCE_PX), Image.Resampling.BICUBIC)
-    return to_tensor(np.asarray(image)[None])[0]
+    return to_tensor(resized(crop, (REFERENCE_PX, REFERENCE_PX))[None])[0]
 
 
 def other_picture(character: SceneCharacter, style: str, rng: np.random.Generator) -> np.ndarray:
