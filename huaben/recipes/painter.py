@@ -37,7 +37,7 @@ from .painter_data import Shard, ensure_shards, load_shard
 NAME = "painter"
 CACHE = Path("runs/painter-data")
 PHRASE_LENGTH = 24
-CHARACTER_WEIGHT = 2.0
+CHARACTER_WEIGHT = 3.0
 """How much more a latent cell under a character weighs than one of background."""
 
 # Shares of pictures by what is known about them; the rest have everything.
