@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +48,14 @@ class Axis:
     kind: Literal["categorical", "ordinal", "integer"] = "categorical"
     parent: str | None = None
     when: tuple[Value, ...] = ()
+
+
+def place_of(value: Value, choices: Sequence[Value]) -> int | None:
+    """Return the index of ``value`` in ``choices``; None if it is not there. True is not 1."""
+    for place, choice in enumerate(choices):
+        if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+            return place
+    return None
 
 
 class SearchSpace(ABC):
@@ -194,6 +202,30 @@ class SearchSpace(ABC):
         """Return axis name to choice, without the conditional axes that do not exist in ``arch``."""
         checked = self.check(arch)
         return {axis.name: axis.choices[code] for axis, code in zip(self.axes, checked, strict=True)}
+
+    def from_values(self, values: Mapping[str, Value]) -> Arch:
+        """Return the architecture of :meth:`values`.
+
+        Raises:
+            DataError: for an unknown or missing axis, or a value that is none of its choices.
+        """
+        names = [axis.name for axis in self.axes]
+        if set(values) != set(names):
+            odd = sorted(set(values) ^ set(names), key=str)
+            raise DataError(
+                f"{self.name}: axis {odd[0]!r} is {'missing' if odd[0] in names else 'unknown'}",
+                hint=f"the axes are {', '.join(names[:12])}",
+            )
+        return self.check([self._code(axis, values[axis.name]) for axis in self.axes])
+
+    def _code(self, axis: Axis, value: Value) -> int:
+        code = place_of(value, axis.choices)
+        if code is None:
+            raise DataError(
+                f"{self.name}: {value!r} is no choice of axis {axis.name!r}",
+                hint=f"its choices are {', '.join(map(repr, axis.choices[:12]))}",
+            )
+        return code
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that identify the space's definition."""

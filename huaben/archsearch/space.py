@@ -3,15 +3,19 @@
 from .base import ENUMERATION_LIMIT, Arch, Axis, Rule, SearchSpace, Value
 from .cells import CellSpace, NASBench201, TransNASMicro
 from .graphs import GraphBatch
+from .mixed import MixedSpace
 from .sequences import Count, SequenceSpace, TransNASMacro
+from .spaces_json import SPACES, load_space
 
 __all__ = [
     "ENUMERATION_LIMIT",
+    "SPACES",
     "Arch",
     "Axis",
     "CellSpace",
     "Count",
     "GraphBatch",
+    "MixedSpace",
     "NASBench201",
     "Rule",
     "SearchSpace",
@@ -19,4 +23,5 @@ __all__ = [
     "TransNASMacro",
     "TransNASMicro",
     "Value",
+    "load_space",
 ]
