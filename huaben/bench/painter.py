@@ -16,14 +16,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.pipeline import CharacterRequest, Painter, PaintRequest
+from ..diffusion.pipeline import Painter, PaintRequest
 from ..errors import GenerationError
 from ..promptbook.book import Character, Page, sorted_attributes
 from ..rng import numpy_stream, stream_seed
 from ..stations import load_detector, load_painter
 from ..theater.cast import Cast
-from ..theater.performance import MAX_PICTURE_SEED, Finding, Reader, find_characters
-from ..theater.sketch import LOOK, sketch
+from ..theater.performance import (
+    MAX_PICTURE_SEED,
+    Finding,
+    Guidance,
+    PerformanceConfig,
+    Reader,
+    build_request,
+    find_characters,
+)
+from ..theater.sketch import LOOK, Sketch, sketch
 from ..world.captions import Caption, CaptionSplit, caption, phrase
 from ..world.render import render
 from ..world.sample import Split, sample_scene
@@ -74,6 +82,7 @@ def run(
     model: str | None = None,
     steps: int = 20,
     guidance_scale: float = 3.0,
+    guidance: Guidance = "set_in",
     size: int = 128,
 ) -> dict[str, Any]:
     """Measure the painter of a pipeline.
@@ -83,11 +92,19 @@ def run(
         count: pictures per arm and number of characters, half in each language.
         model: pipeline folder; the embedded one by default.
         steps, guidance_scale: of sampling.
+        guidance: how sketches guide it; see :class:`~huaben.theater.performance.PerformanceConfig`.
         size: side of the pictures.
     """
     painter = load_painter(Path(model) if model else None)
     return measure(
-        painter, load_detector(), seed=seed, count=count, steps=steps, guidance_scale=guidance_scale, size=size
+        painter,
+        load_detector(),
+        seed=seed,
+        count=count,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        guidance=guidance,
+        size=size,
     )
 
 
@@ -99,6 +116,7 @@ def measure(
     count: int = 40,
     steps: int = 20,
     guidance_scale: float = 3.0,
+    guidance: Guidance = "set_in",
     size: int = 128,
     numbers: Sequence[int] = (1, 2, 3),
     arms: Sequence[Arm] = ARMS,
@@ -109,7 +127,17 @@ def measure(
         rows: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         ceiling: dict[str, list[float]] = defaultdict(list)
         for characters in numbers:
-            for case in cases(arm, characters, seed=seed, count=count, size=size, steps=steps, scale=guidance_scale):
+            asked = cases(
+                arm,
+                characters,
+                seed=seed,
+                count=count,
+                size=size,
+                steps=steps,
+                scale=guidance_scale,
+                guidance=guidance,
+            )
+            for case in asked:
                 wanted = planned(case.scene)
                 tolerance = TOLERANCE if arm.boxes else ANYWHERE
                 scores = score(_read(reader, painter.paint(case.request).image), wanted, tolerance)
@@ -133,7 +161,15 @@ def measure(
 
 
 def cases(
-    arm: Arm, characters: int, *, seed: int, count: int, size: int, steps: int, scale: float
+    arm: Arm,
+    characters: int,
+    *,
+    seed: int,
+    count: int,
+    size: int,
+    steps: int,
+    scale: float,
+    guidance: Guidance = "set_in",
 ) -> Iterator[Case]:
     """Yield the pictures of one arm; languages alternate."""
     for number in range(count):
@@ -141,34 +177,28 @@ def cases(
         language: Language = "en" if number % 2 == 0 else "zh"
         scene = sample_scene(rng, split=arm.scenes, num_characters=characters)
         said = caption_with_colours(scene, rng, language, arm.sentences)
-        page = Page(background=scene.background, style=scene.style, characters=planned(scene))
-        story_seed = stream_seed(seed, "sketches", arm.name, characters, number)
-        requests = []
-        for index, character in enumerate(page.characters):
-            drawn = sketch(character, page, story_seed, (size, size)) if arm.sketches else None
-            requests.append(
-                CharacterRequest(
-                    id=character.id,
-                    phrase=phrase_with_colour(scene, index, rng, language, arm.sentences).text,
-                    box=character.box if drawn is None else drawn.box,
-                    facing=None if drawn is None else drawn.facing,
-                    reference=None if drawn is None else drawn.crop,
-                    reference_facing=None if drawn is None else drawn.facing,
-                )
-            )
-        yield Case(
-            number,
-            language,
-            scene,
-            PaintRequest(
-                prompt=said.text,
-                size=(size, size),
-                seed=stream_seed(seed, "picture", arm.name, characters, number) & MAX_PICTURE_SEED,
-                steps=steps,
-                guidance_scale=scale,
-                characters=tuple(requests) if arm.boxes else (),
-            ),
+        characters_said = tuple(
+            character.replace(prompt=phrase_with_colour(scene, index, rng, language, arm.sentences).text)
+            for index, character in enumerate(planned(scene))
         )
+        page = Page(background=scene.background, style=scene.style, characters=characters_said)
+        config = PerformanceConfig(size=(size, size), steps=steps, guidance_scale=scale, guidance=guidance)
+        request = build_request(
+            page.characters if arm.boxes else (),
+            Cast(),
+            prompt=said.text,
+            negative="",
+            seed=stream_seed(seed, "picture", arm.name, characters, number) & MAX_PICTURE_SEED,
+            config=config,
+            sketches=_sketched(page, stream_seed(seed, "sketches", arm.name, characters, number), size, arm),
+        )
+        yield Case(number, language, scene, request)
+
+
+def _sketched(page: Page, story_seed: int, size: int, arm: Arm) -> dict[tuple[str, int | None], Sketch]:
+    """Return the sketches that the studio would make for a first page; none in arms without."""
+    drawn = {(c.id, c.instance): sketch(c, page, story_seed, (size, size)) for c in page.characters if arm.sketches}
+    return {key: value for key, value in drawn.items() if value is not None}
 
 
 def planned(scene: SceneGraph) -> tuple[Character, ...]:

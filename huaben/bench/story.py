@@ -28,7 +28,7 @@ from ..rng import numpy_stream, stream_seed
 from ..stations import load_detector, load_painter
 from ..theater.cast import Cast
 from ..theater.oracle import RendererPainter
-from ..theater.performance import MAX_PICTURE_SEED, PerformanceConfig, Reader, perform
+from ..theater.performance import MAX_PICTURE_SEED, Guidance, PerformanceConfig, Reader, perform
 from ..world.render import render
 from ..world.sample import IDENTITIES, sample_scene
 from ..world.scene import SceneCharacter, SceneGraph
@@ -57,7 +57,8 @@ def run(
     model: str | None = None,
     steps: int = 20,
     guidance_scale: float = 3.0,
-    guided_fraction: float = 0.0,
+    guidance: Guidance = "set_in",
+    guided_fraction: float = 0.85,
     size: int = 128,
     ceiling: bool = True,
 ) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def run(
         kinds: pairs of species and colour.
         individuals: stories per kind, and so the size of the line-up.
         model: pipeline folder; the embedded one by default.
-        steps, guidance_scale, guided_fraction: of painting.
+        steps, guidance_scale, guidance, guided_fraction: of painting.
         size: side of the pictures.
         ceiling: also draw the stories exactly.
     """
@@ -76,6 +77,7 @@ def run(
         size=(size, size),
         steps=steps,
         guidance_scale=guidance_scale,
+        guidance=guidance,
         guided_fraction=guided_fraction,
         attempts=3,
     )

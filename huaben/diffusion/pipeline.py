@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from ..errors import CheckpointError, ConfigError, DeviceMemoryError, ShapeError
 from ..notices import Notice, notice
 from ..rng import check_seed, torch_stream
 from ..world.scene import TRAINED_CHARACTERS
-from .latent_guidance import hold_to, token_mask
+from .latent_guidance import hold_to, set_in, token_mask
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 Image = npt.NDArray[np.uint8]
 """uint8, (height, width, 3), RGB."""
 BoxTuple = tuple[float, float, float, float]
+GuidanceWay = Literal["hold", "set_in"]
 
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 512, 16
 CROP_MARGIN = 0.08
@@ -82,17 +83,19 @@ class CharacterRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LatentGuidance:
-    """A sketch that the first steps of sampling are held to, inside a mask.
+    """A sketch that sampling follows inside a mask; see :mod:`.latent_guidance`.
 
     Attributes:
         canvas: the sketch, of the picture's size.
         masks: bool (N, height, width), one per character drawn in the sketch; outside them sampling is free.
-        fraction: share of the steps that are guided, counted from the noisiest.
-        weight: 1 replaces the masked latents, less blends them with the sampler's own.
+        way: "hold" holds the first steps to the sketch, "set_in" sets it into the picture after them.
+        fraction: share of the steps that are guided, or after which it is set in, counted from the noisiest.
+        weight: 1 replaces the held latents, less blends them with the sampler's own.
     """
 
     canvas: Image
     masks: npt.NDArray[np.bool_]
+    way: GuidanceWay = "hold"
     fraction: float = 0.2
     weight: float = 1.0
 
@@ -105,6 +108,8 @@ class LatentGuidance:
         for name in ("fraction", "weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"guidance {name}={getattr(self, name)} is not in [0, 1]", hint="use 0.2")
+        if self.way not in get_args(GuidanceWay):
+            raise ConfigError(f"guidance way {self.way!r} is unknown", hint="use 'hold' or 'set_in'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -443,7 +448,7 @@ class EmbeddedPainter:
 
         generators = noise_streams([request.seed])
         noise = draw_noise((1, *shape), generators, device=self.device)
-        inject = self._inject(request, sampler, shape)
+        inject = self._inject(request, sampler, denoise, shape)
         latents = sample(
             denoise,
             noise,
@@ -533,14 +538,27 @@ class EmbeddedPainter:
         return self.autoencoder.encode_latents(self._tensor(resized(pixels, (side, side))))[0]
 
     def _inject(
-        self, request: PaintRequest, sampler: Sampler, shape: tuple[int, int, int]
+        self,
+        request: PaintRequest,
+        sampler: Sampler,
+        denoise: Callable[[Tensor, int], Tensor],
+        shape: tuple[int, int, int],
     ) -> Callable[[Tensor, int], Tensor] | None:
-        """Return the guidance of the first steps, if the request has one."""
+        """Return the guidance by a sketch, if the request has one."""
         import torch
 
         guidance = request.guidance
         if guidance is None or guidance.fraction <= 0 or not guidance.masks.any():
             return None
+        if guidance.way == "set_in":
+            pixels, inside = guidance.canvas, guidance.masks.any(0)[..., None]
+
+            def compose(clean: Tensor) -> Tensor:
+                """Decode, set the characters in, encode."""
+                picture = np.where(inside, pixels, self._decode(clean))
+                return self.autoencoder.encode_latents(self._tensor(picture))
+
+            return set_in(sampler, denoise, compose, fraction=guidance.fraction)
         patch = self.painter.config.dit.patch_size
         cells, _ = token_mask(guidance.masks, (shape[1] // patch, shape[2] // patch))
         mask = torch.from_numpy(cells.repeat(patch, 0).repeat(patch, 1)).to(self.device)

@@ -34,7 +34,7 @@ Facing = Literal["left", "right"]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CastEntry:
-    """One recognised picture of one character.
+    """One picture of one character that was recognised on a page.
 
     Attributes:
         id: the character's id in the prompt book.
@@ -43,7 +43,7 @@ class CastEntry:
         look: what decides whether a later picture is a new version, e.g. ``("cat", "red", "hat")``.
         facing: the way it faces in the crop.
         box: where it was found, in the whole picture.
-        crop: uint8 (h, w, 3) cut-out with a margin.
+        crop: uint8 (h, w, 3) with a margin: cut out of the page, or the sketch that the page was painted after.
         mask: bool (h, w), True on the character.
         embedding: float32 (D,) identity embedding; empty if the reader has none.
         version: 0 for the canonical entry.

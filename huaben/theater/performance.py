@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ import numpy.typing as npt
 from ..config import Config
 from ..diffusion.pipeline import (
     CharacterRequest,
+    GuidanceWay,
     LatentGuidance,
     Painter,
     Painting,
@@ -34,7 +35,7 @@ from ..promptbook.book import Character, Page
 from ..rng import stream_seed
 from ..world.vocabulary import TERMS
 from .cast import Cast, CastEntry, Facing, Policy, cut_out
-from .rehearsal import Placement, set_stage
+from .rehearsal import Placement, set_stage, standing_box
 from .sketch import Sketch, sketch
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 MAX_PICTURE_SEED = 2**53 - 1
 """Seeds of pictures are kept small enough for every JSON reader."""
+Guidance = Literal[GuidanceWay, "off"]
 MIN_MATCH = 0.2
 """A seen character that scores less is not taken for a planned one."""
 
@@ -66,8 +68,10 @@ class PerformanceConfig(Config):
         policy: which earlier picture of a character is its reference.
         use_references: False paints from words and boxes alone.
         sketch: draw whoever has no picture yet, or another look since, for painters that want it (:mod:`.sketch`).
-        guided_fraction: share of the steps held to the characters' earlier pictures; 0 switches it off.
-        guidance_weight: 1 replaces the guided latents, less blends.
+        guidance: how sketches and earlier pictures guide painting beside being references: "set_in" after a share of
+            the steps, "hold" for that share (the paper's way), "off" not at all.
+        guided_fraction: the share of the steps.
+        guidance_weight: with "hold", 1 replaces the guided latents, less blends.
         max_characters: more than these are left out, farthest back and smallest first.
     """
 
@@ -79,7 +83,8 @@ class PerformanceConfig(Config):
     policy: Policy = "canonical"
     use_references: bool = True
     sketch: bool = True
-    guided_fraction: float = 0.0
+    guidance: Guidance = "set_in"
+    guided_fraction: float = 0.85
     guidance_weight: float = 0.8
     max_characters: int = 4
 
@@ -89,6 +94,12 @@ class PerformanceConfig(Config):
             raise ConfigError(f"attempts={self.attempts} is less than 1", hint="use 1 to paint once")
         if not 0 < self.tolerance <= 1:
             raise ConfigError(f"tolerance={self.tolerance} is not in (0, 1]", hint="0.15 is a good value")
+        if self.guidance not in get_args(Guidance):
+            raise ConfigError(
+                f"guidance={self.guidance!r} is none of {', '.join(get_args(Guidance))}", hint="use 'set_in'"
+            )
+        if not 0.0 <= self.guided_fraction <= 1.0:
+            raise ConfigError(f"guided_fraction={self.guided_fraction} is not in [0, 1]", hint="0.85 is a good value")
         if self.max_characters < 1:
             raise ConfigError(f"max_characters={self.max_characters} is less than 1")
 
@@ -225,10 +236,10 @@ def perform(
     config = config or PerformanceConfig()
     started = time.perf_counter()
     characters, warnings = _limit(page.back_to_front(), config)
-    warnings += _choose_warnings(characters, cast, config)
     sketches: dict[tuple[str, int | None], Sketch] = {}
     if config.sketch and config.use_references and getattr(painter, "paints_from_sketch", False):
         sketches = _sketches(characters, page, cast, seed if story_seed is None else story_seed, config)
+    warnings += _choose_warnings(characters, cast, sketches, config)
     tried: list[tuple[Attempt, Painting, PaintRequest, Reading | None]] = []
     for number in range(config.attempts if reader is not None else 1):
         request = build_request(
@@ -253,7 +264,7 @@ def perform(
         warnings += (notice("unverified"),) if characters else ()
     else:
         warnings += _verdict(characters, attempt, reading, len(tried))
-        cast = remember(cast, characters, attempt, reading, painting.image, turn)
+        cast = remember(cast, characters, attempt, reading, painting.image, turn, sketches)
     return Performance(
         image=painting.image,
         seed=painting.seed,
@@ -293,25 +304,31 @@ def build_request(
                     reference_facing=drawn.facing,
                 )
             )
+            placements.append(Placement(drawn, drawn.box))
             continue
         entry = _reference(character, cast, config)
+        box = character.box if entry is None else standing_box(entry, character.box, config.size)
         requests.append(
             CharacterRequest(
                 id=character.id,
                 phrase=character.prompt,
-                box=character.box,
+                box=box,
                 facing=facing,
                 reference=None if entry is None else entry.crop,
                 reference_facing=None if entry is None else entry.facing,
             )
         )
         if entry is not None and entry.colour == character.attribute("colour", entry.colour):
-            placements.append(Placement(entry, character.box, facing))
+            placements.append(Placement(entry, box, facing))
     guidance = None
-    if config.guided_fraction > 0 and placements:
+    if config.guidance != "off" and config.guided_fraction > 0 and placements:
         stage = set_stage(placements, config.size)
         guidance = LatentGuidance(
-            canvas=stage.canvas, masks=stage.masks, fraction=config.guided_fraction, weight=config.guidance_weight
+            canvas=stage.canvas,
+            masks=stage.masks,
+            way=config.guidance,
+            fraction=config.guided_fraction,
+            weight=config.guidance_weight,
         )
     return PaintRequest(
         prompt=prompt,
@@ -356,13 +373,22 @@ def remember(
     reading: Reading,
     image: npt.NDArray[np.uint8],
     turn: int,
+    sketches: Mapping[tuple[str, int | None], Sketch] = MappingProxyType({}),
 ) -> Cast:
-    """Return the cast with every character that was found right and cut out cleanly."""
+    """Return the cast with every character that was found right and cut out cleanly.
+
+    Whoever was painted after a sketch is kept as sketched: each page is then one generation from the same picture,
+    where a cut-out of a page loses something with every further page.
+    """
     for character, finding in zip(characters, attempt.findings, strict=True):
         if not finding.right or finding.seen is None:
             continue
         entry = entry_of(reading.characters[finding.seen], image, id=character.id, prompt=character.prompt, turn=turn)
         if entry is not None:
+            drawn = sketches.get((character.id, character.instance))
+            if drawn is not None:
+                look = (entry.species, entry.colour, character.attribute("accessory", "none"))
+                entry = replace(entry, look=look, crop=drawn.crop, mask=drawn.mask, facing=drawn.facing)
             cast = cast.add(entry)
     return cast
 
@@ -432,14 +458,20 @@ def _reference(character: Character, cast: Cast, config: PerformanceConfig) -> C
     return cast.choose(character.id, config.policy, species=character.attribute("species") or None)
 
 
-def _choose_warnings(characters: Sequence[Character], cast: Cast, config: PerformanceConfig) -> tuple[Notice, ...]:
-    """Say which known characters cannot be traced because their colour changed."""
-    if config.guided_fraction <= 0:
+def _choose_warnings(
+    characters: Sequence[Character],
+    cast: Cast,
+    sketches: Mapping[tuple[str, int | None], Sketch],
+    config: PerformanceConfig,
+) -> tuple[Notice, ...]:
+    """Say which known characters neither an earlier picture nor a sketch guides, because their colour changed."""
+    if config.guidance == "off" or config.guided_fraction <= 0:
         return ()
     changed = []
     for character in characters:
         entry = _reference(character, cast, config)
-        if entry is not None and entry.colour != character.attribute("colour", entry.colour):
+        traced = entry is None or entry.colour == character.attribute("colour", entry.colour)
+        if not traced and (character.id, character.instance) not in sketches:
             changed.append(notice("guidance_off", name=character.name))
     return tuple(changed)
 

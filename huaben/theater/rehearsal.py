@@ -1,4 +1,4 @@
-"""Every known character in its place on an empty stage: the sketch that guides the first steps of painting.
+"""Every character that has a picture in its place on an empty stage: the sketch that guides painting.
 
 Cut-outs are scaled to fit their box with the aspect kept, centred and standing on its lower edge, and painted back to
 front. :mod:`huaben.diffusion.latent_guidance` brings the masks to the model's grid and holds sampling to the sketch.
@@ -12,22 +12,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from .cast import BoxTuple, CastEntry, Facing
+from .cast import BoxTuple, Facing
 
 STAGE_COLOUR = 127
 """Grey level of an empty stage; only pixels inside masks are ever used."""
 
 
+class CutOut(Protocol):
+    """A character cut out of a picture: a cast entry, or a sketch."""
+
+    @property
+    def crop(self) -> npt.NDArray[np.uint8]:
+        """Return its pixels, (h, w, 3), with a margin."""
+        ...
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Return which of them are the character, (h, w)."""
+        ...
+
+    @property
+    def facing(self) -> Facing:
+        """Return the way it faces."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """A known character and where it stands; ``facing`` None keeps the way it faces in its cut-out."""
+    """A cut-out and where it stands; ``facing`` None keeps the way it faces."""
 
-    entry: CastEntry
+    cut_out: CutOut
     box: BoxTuple
     facing: Facing | None = None
 
@@ -65,26 +85,44 @@ def set_stage(placements: Sequence[Placement], size: tuple[int, int]) -> Stage:
     return Stage(canvas, masks)
 
 
+def standing_box(cut_out: CutOut, box: BoxTuple, size: tuple[int, int]) -> BoxTuple:
+    """Return what :func:`set_stage` fills of ``box`` with a cut-out."""
+    height, width = size
+    h, w = _fitted_shape(cut_out.mask[_extent(cut_out.mask)].shape, box, size)
+    x, y = _anchor(box, (h, w), size)
+    return x / width, y / height, (x + w) / width, (y + h) / height
+
+
 def _fit(placement: Placement, size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Return the cut-out's pixels and mask, mirrored if it turns round, scaled to fit its box."""
-    entry = placement.entry
-    crop, mask = entry.crop, entry.mask
+    crop, mask = placement.cut_out.crop, placement.cut_out.mask
     if not mask.any():
         mask = np.ones(mask.shape, bool)
-    ys, xs = np.nonzero(mask)
-    part = np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+    part = _extent(mask)
     crop, mask = crop[part], mask[part]
-    if placement.facing is not None and placement.facing != entry.facing:
+    if placement.facing is not None and placement.facing != placement.cut_out.facing:
         crop, mask = crop[:, ::-1], mask[:, ::-1]
-    box_h, box_w = _box_pixels(placement.box, size)
-    scale = min(box_h / mask.shape[0], box_w / mask.shape[1])
-    h = min(max(round(mask.shape[0] * scale), 1), box_h)
-    w = min(max(round(mask.shape[1] * scale), 1), box_w)
+    h, w = _fitted_shape(mask.shape, placement.box, size)
     image = PillowImage.fromarray(np.ascontiguousarray(crop)).resize((w, h), PillowImage.Resampling.LANCZOS)
     alpha = PillowImage.fromarray(np.ascontiguousarray(mask).astype(np.uint8) * 255).resize(
         (w, h), PillowImage.Resampling.BOX
     )
     return np.asarray(image), np.asarray(alpha) >= 128
+
+
+def _extent(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the rows and columns a mask spans; all of them if it is empty."""
+    if not mask.any():
+        return np.s_[:, :]
+    ys, xs = np.nonzero(mask)
+    return np.s_[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+
+
+def _fitted_shape(shape: tuple[int, ...], box: BoxTuple, size: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) in pixels of the largest picture of a ``shape`` that fits a box."""
+    box_h, box_w = _box_pixels(box, size)
+    scale = min(box_h / shape[0], box_w / shape[1])
+    return min(max(round(shape[0] * scale), 1), box_h), min(max(round(shape[1] * scale), 1), box_w)
 
 
 def _box_pixels(box: BoxTuple, size: tuple[int, int]) -> tuple[int, int]:

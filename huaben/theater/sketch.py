@@ -2,8 +2,8 @@
 
 A painter trained for an hour on two cores copies and blends well but invents shapes poorly. So whoever has no picture in
 the cast yet, or was given another look since, is drawn by the renderer at its place, with the page's background and
-style: one individual per character and story, always the same. It is a reference like any other; what the cast keeps is
-what the painter made of it and the reader recognised.
+style: one individual per character and story, always the same. It is a reference like any other. Once the reader has
+recognised it on a page, the cast keeps it, and later pages are painted after it too.
 
 Source: TheaterGen (arXiv:2404.18919): the rehearsal draws every character alone before the performance.
 Differs: the rehearsal is drawn, not generated. A painter says whether it wants sketches (``paints_from_sketch``).
@@ -24,6 +24,8 @@ from ..world.scene import SceneCharacter, SceneGraph
 from ..world.vocabulary import KEYS
 from .cast import BoxTuple, Facing, cut_out
 
+DETAIL = 2
+"""A sketch is drawn this many times as large as the picture, so that it can stand nearer on a later page."""
 LOOK = ("species", "colour", "accessory", "expression", "facing")
 
 
@@ -33,11 +35,13 @@ class Sketch:
 
     Attributes:
         crop: uint8 (h, w, 3) with a margin.
+        mask: bool (h, w), which pixels are the character.
         box: what the drawing fills, inside the planned box.
         facing: the way it faces.
     """
 
     crop: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.bool_]
     box: BoxTuple
     facing: Facing
 
@@ -64,7 +68,9 @@ def sketch(character: Character, page: Page, seed: int, size: tuple[int, int] = 
         characters=(drawn,),
         backdrop=stream_seed(seed, "backdrop") % IDENTITIES,
     )
-    rendered = render(scene, size)
+    rendered = render(scene, (DETAIL * size[0], DETAIL * size[1]), masks=True)
+    assert rendered.masks is not None
     x0, y0, x1, y1 = (float(v) for v in rendered.boxes[0])
     facing: Facing = "left" if drawn.facing == "left" else "right"
-    return Sketch(cut_out(rendered.image, (x0, y0, x1, y1), None)[0], (x0, y0, x1, y1), facing)
+    crop, mask = cut_out(rendered.image, (x0, y0, x1, y1), rendered.masks[0])
+    return Sketch(crop, mask, (x0, y0, x1, y1), facing)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from painters import tiny_painter
 
 from huaben.diffusion.pipeline import (
@@ -132,6 +133,28 @@ def test_latent_guidance_off_changes_nothing_and_on_changes_the_picture(tiny):
     np.testing.assert_array_equal(tiny.paint(ask(guidance=off)).image, plain)
     np.testing.assert_array_equal(tiny.paint(ask(guidance=empty)).image, plain)
     assert not np.array_equal(tiny.paint(ask(guidance=on)).image, plain)
+
+
+def test_a_sketch_set_in_at_the_end_is_the_picture_inside_its_mask(tiny):
+    canvas = np.full((64, 96, 3), (220, 30, 30), np.uint8)
+    masks = np.zeros((1, 64, 96), bool)
+    masks[0, 16:48, 32:64] = True
+    way = {"canvas": canvas, "masks": masks, "way": "set_in"}
+    plain = tiny.paint(ask()).image
+    last = tiny.paint(ask(guidance=LatentGuidance(**way, fraction=1.0))).image
+    middle = tiny.paint(ask(guidance=LatentGuidance(**way, fraction=0.5))).image
+    composed = np.where(masks[0][..., None], canvas, plain)
+    with torch.inference_mode():
+        expected = tiny._decode(tiny.autoencoder.encode_latents(tiny._tensor(composed)))
+    assert np.abs(last.astype(int) - expected).max() <= 1
+    assert not np.array_equal(middle, last)
+    assert not np.array_equal(middle, plain)
+    np.testing.assert_array_equal(middle, tiny.paint(ask(guidance=LatentGuidance(**way, fraction=0.5))).image)
+
+
+def test_an_unknown_way_of_guidance_is_refused():
+    with pytest.raises(ConfigError, match="trace"):
+        LatentGuidance(canvas=np.zeros((32, 32, 3), np.uint8), masks=np.zeros((1, 32, 32), bool), way="trace")
 
 
 def test_too_many_characters_are_refused(tiny):

@@ -118,11 +118,13 @@ def test_an_empty_page_is_a_valid_picture():
 def test_guidance_is_off_at_zero_and_without_known_characters():
     painter, first = play(page(character()), config=CONFIG.replace(guided_fraction=0.2))
     assert painter.requests[0].guidance is None
-    play(page(character()), first.cast, painter)
-    assert painter.requests[1].guidance is None
+    for config in (CONFIG.replace(guidance="off"), CONFIG.replace(guided_fraction=0.0)):
+        play(page(character()), first.cast, painter, config=config)
+        assert painter.requests[-1].guidance is None
     play(page(character()), first.cast, painter, config=CONFIG.replace(guided_fraction=0.2))
-    guidance = painter.requests[2].guidance
+    guidance = painter.requests[-1].guidance
     assert guidance.fraction == 0.2
+    assert guidance.way == "set_in"
     assert guidance.masks.any(axis=(1, 2)).all()
 
 
@@ -188,3 +190,10 @@ def test_impossible_settings_are_refused():
         PerformanceConfig(attempts=0)
     with pytest.raises(ConfigError, match="100x128"):
         PerformanceConfig(size=(100, 128))
+
+
+def test_an_unknown_way_of_guidance_is_refused():
+    with pytest.raises(ConfigError, match="guidance='trace'"):
+        CONFIG.replace(guidance="trace")
+    with pytest.raises(ConfigError, match="guided_fraction"):
+        CONFIG.replace(guided_fraction=1.5)
