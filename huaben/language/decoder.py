@@ -105,6 +105,17 @@ class DecoderConfig(Config):
             return self.ffn_width
         return 4 * self.width if self.ffn == "gelu" else math.ceil(8 * self.width / 3 / 32) * 32
 
+    @property
+    def base_parameters(self) -> int:
+        """Number of weights without those of the schemes."""
+        matrices, bias = (3 if self.ffn == "swiglu" else 2), int(self.bias)
+        norm = self.width * (1 if self.norm == "rmsnorm" else 2)
+        qkv = (self.heads + 2 * self.num_kv_heads) * self.head_dim
+        attention = self.width * (qkv + self.width) + bias * (qkv + self.width)
+        ffn = matrices * self.width * self.inner_width + bias * ((matrices - 1) * self.inner_width + self.width)
+        tables = self.vocab_size * self.width * (1 if self.tie_embeddings else 2)
+        return tables + self.layers * (attention + ffn + 2 * norm) + norm
+
 
 class Cache:
     """Keys and values of the tokens read so far, for one batch.
@@ -539,7 +550,7 @@ _PAPER: dict[str, Any] = {
 }
 
 PRESETS: dict[str, DecoderConfig] = {
-    # Parameters without the scheme's own; without the output matrix in brackets, where it is not tied.
+    # base_parameters; without the output matrix in brackets, where it is not tied
     "tiny": DecoderConfig(),  # 0.84 million: minutes on a CPU
     "15m": DecoderConfig(width=384, layers=8, heads=6),  # 14.3 million
     "125m": DecoderConfig(width=768, layers=12, heads=12, **_PAPER),  # 162.3 million (123.7)
