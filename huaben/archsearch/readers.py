@@ -1,4 +1,4 @@
-"""Readers of benchmark tables: CSV, and the official files of TransNAS-Bench-101 and NAS-Bench-201."""
+"""Readers of tables of evaluated architectures: CSV here, the official files of benchmarks beside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Literal
 
 from ..errors import DataError
 from .base import Arch, SearchSpace
+from .benchmark_files import read_nasbench201, read_transnas_pth
 from .task import TRANSNAS_TASKS, Direction, TaskSpec, TaskTable
+
+__all__ = ["FEATURES", "read_csv", "read_nasbench201", "read_transnas_pth"]
 
 FEATURES = ("params", "flops")
 """Columns that describe an architecture and are not tasks."""
