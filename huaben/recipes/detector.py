@@ -3,7 +3,7 @@
 A batch is made of groups of four pictures. The second shows the individuals of the first again (other accessories,
 expressions, facing, places, background, style); the third and fourth show other individuals of the same species and
 colours. So the identity embedding always has a rival that only markings and build tell apart. Pictures are blurred,
-compressed and made noisy part of the time, because what the detector will read is mostly made by models.
+compressed, made noisy, or encoded and decoded part of the time, because what the detector will read is mostly painted.
 
 The detector is an instrument: unlike the models it measures, it is trained on held-out combinations and on pictures
 with as many characters as a scene may hold, so that it is not worse on what a score is about.
@@ -11,6 +11,7 @@ with as many characters as a scene may hold, so that it is not worse on what a s
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..diffusion.autoencoder import Autoencoder
 from ..rng import numpy_stream, stream_seed
+from ..stations import WEIGHTS as WEIGHTS_FOLDER
 from ..training import FitConfig
 from ..world.detector import (
     CHARACTER_ATTRIBUTES,
@@ -41,7 +44,10 @@ from ..world.scene import MAX_CHARACTERS, SceneCharacter, SceneGraph
 from ..world.sprites import ACCENTS, EYES, MARKINGS, individual
 from ..world.trial import fit_to_place, measure
 from ..world.vocabulary import INDEX
+from .autoencoder import to_images, to_tensor
 
+AUTOENCODED = 0.3
+"""Share of pictures that go through the autoencoder."""
 GROUP = 4
 """Pictures that share species and colours; pairs of them share individuals."""
 
@@ -115,6 +121,19 @@ def jitter(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([centre - half, centre + half], 1).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=1)
+def _autoencoder(folder: Path) -> Autoencoder:
+    return Autoencoder.from_pretrained(folder)
+
+
+@torch.inference_mode()
+def autoencoded(image: np.ndarray, autoencoder: Autoencoder) -> np.ndarray:
+    """Return a picture ``(H, W, 3)`` encoded and decoded again; one the autoencoder cannot take comes back as it was."""
+    if image.shape[0] % autoencoder.factor or image.shape[1] % autoencoder.factor:
+        return image
+    return to_images(autoencoder.decode(autoencoder.encode_latents(to_tensor(image[None]))))[0]
+
+
 class DetectorRecipe:
     """How the detector is trained.
 
@@ -122,12 +141,23 @@ class DetectorRecipe:
         seed: of pictures and weights.
         preset: a key of ``huaben.world.detector.PRESETS``.
         batch_size: pictures per step, a multiple of four.
+        start_from: folder of a detector to begin with instead of fresh weights.
+        autoencoder: folder of an autoencoder through which some pictures go, as every painted one does; None for none.
     """
 
     name = "detector"
 
-    def __init__(self, seed: int = 0, *, preset: str = "embedded", batch_size: int = 24) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        preset: str = "embedded",
+        batch_size: int = 24,
+        start_from: Path | None = None,
+        autoencoder: Path | None = WEIGHTS_FOLDER / "autoencoder",
+    ) -> None:
         self.seed = seed
+        self.start_from, self.autoencoder = start_from, autoencoder
         self.batch_size = batch_size
         self.config: DetectorConfig = PRESETS[preset].replace(num_traits=NUM_TRAITS)
         self.fit = FitConfig(
@@ -144,10 +174,24 @@ class DetectorRecipe:
             seed=seed,
             prefetch="process",
         )
-        self.settings: dict[str, Any] = {"preset": preset, "batch_size": batch_size, "config": self.config.to_dict()}
+        self.settings: dict[str, Any] = {
+            "preset": preset,
+            "batch_size": batch_size,
+            "config": self.config.to_dict(),
+            "started_from": None if start_from is None else start_from.name,
+            "autoencoded": 0.0 if autoencoder is None else AUTOENCODED,
+        }
 
     def build(self) -> Detector:
+        if self.start_from is not None:
+            return Detector.from_pretrained(self.start_from).train()
         return Detector(self.config)
+
+    def _distorted(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the picture as it might reach the detector."""
+        if self.autoencoder is not None and rng.random() < AUTOENCODED:
+            return autoencoded(image, _autoencoder(self.autoencoder))
+        return random_distortion(image, rng)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return pictures and every label of them.
@@ -174,7 +218,7 @@ class DetectorRecipe:
                 scene = scene.replace(characters=())
             shape = self._shape(rng)
             rendered = render(scene, shape, masks=True)
-            image = torch.from_numpy(random_distortion(rendered.image, rng).copy()).permute(2, 0, 1)
+            image = torch.from_numpy(self._distorted(rendered.image, rng).copy()).permute(2, 0, 1)
             visible = torch.from_numpy(rendered.masks).float() if rendered.masks is not None else torch.zeros(0)
             share = (1.0, 1.0)
             if shape != (size, size):
@@ -248,7 +292,7 @@ class DetectorRecipe:
         model.save_pretrained(folder, dtype=torch.float16)
 
 
-WEIGHTS: dict[str, float] = {
+LOSS_WEIGHTS: dict[str, float] = {
     "heat": 1.0,
     "box": 2.0,
     "background": 0.3,
@@ -272,7 +316,7 @@ TEMPERATURE = 0.1
 
 
 def _weighed(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack([WEIGHTS[name] * term for name, term in terms.items()]).sum()
+    return torch.stack([LOSS_WEIGHTS[name] * term for name, term in terms.items()]).sum()
 
 
 def _detached(terms: dict[str, Tensor]) -> dict[str, Tensor]:

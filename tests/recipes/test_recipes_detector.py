@@ -116,7 +116,7 @@ def test_distortions_keep_shape_and_type_and_change_pictures() -> None:
 
 def test_tiny_detector_learns_four_pictures_by_heart() -> None:
     torch.manual_seed(0)
-    recipe = RECIPE(seed=1, preset="tiny", batch_size=4)
+    recipe = RECIPE(seed=1, preset="tiny", batch_size=4, autoencoder=None)
     rng = numpy_stream(0, "by heart")
     scenes = [sample_scene(rng, num_characters=1 + i % 2) for i in range(4)]
     batch = learnable(recipe, scenes)
