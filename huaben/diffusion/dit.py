@@ -740,9 +740,9 @@ PRESETS: dict[str, HunyuanDiTConfig] = {
     ),
     "embedded": HunyuanDiTConfig(
         num_heads=4,
-        head_dim=64,
-        num_layers=8,
-        in_channels=8,
+        head_dim=48,
+        num_layers=6,
+        in_channels=12,
         learn_sigma=False,
         clip_dim=128,
         clip_len=32,

@@ -39,6 +39,7 @@ from ..config import Config
 from ..errors import ConfigError, ShapeError
 from ..pretrained import PretrainedModel
 from .blocks import patchify
+from .dit import PRESETS as DIT_PRESETS
 from .dit import HunyuanDiT, HunyuanDiTConfig, TextState
 
 BOX_FREQUENCIES = 6
@@ -334,22 +335,7 @@ class GroundedDiT(PretrainedModel):
 
 
 PRESETS: dict[str, GroundedDiTConfig] = {
-    "embedded": GroundedDiTConfig(
-        dit=HunyuanDiTConfig(
-            num_heads=4,
-            head_dim=48,
-            num_layers=6,
-            in_channels=12,
-            learn_sigma=False,
-            clip_dim=128,
-            clip_len=32,
-            t5_dim=128,
-            t5_len=64,
-            pooled_dim=128,
-            pooler_heads=4,
-        ),
-        grounding=GroundingConfig(),
-    ),
+    "embedded": GroundedDiTConfig(dit=DIT_PRESETS["embedded"], grounding=GroundingConfig()),
     "tiny": GroundedDiTConfig(
         dit=HunyuanDiTConfig(
             num_heads=2,
