@@ -10,16 +10,17 @@ Three implementations of the same function:
   since an adapter never mixes queries; memory grows with ``T``. See :mod:`huaben.attention.dape_rows`.
 - ``"triton"``: one fused GPU kernel. See :mod:`huaben.attention.dape_triton`.
 
-What a query may not see is zero in the adapter's input. The convolution of V2 also reads what lies beyond the last key
-a query sees, and ``edge`` says what that is:
+What a query may not see is zero in the adapter's input. The convolution of V2 has a second layer, whose input, the
+hidden values, exists at keys that may not be seen too. Those at or before the query (padding, another document, before
+the first position) are zero. What lies ahead of the query is the business of ``edge``:
 
-- ``"virtual"``: endless keys that may not be seen. A prefix then gives the same rows at any length, and so does decoding
-  with cached keys.
-- ``"masked"``: as above, and hidden values are zero too at keys that may not be seen.
-- ``"array"``: the end of the tensor. Bit for bit the released code, whose last rows depend on where the tensor ends.
+- ``"virtual"``: endless keys that may not be seen, whose hidden values are what the first layer makes of zeros and the
+  last keys. A prefix then gives the same rows at any length, and so does decoding with cached keys.
+- ``"masked"``: hidden values are zero there; as consistent.
+- ``"array"``: as ``"virtual"`` up to the end of the tensor. Bit for bit the released code, whose last rows depend on
+  where the tensor ends.
 
-On the left everything is zero before the first key a query sees: before position 0, before the first real token of a
-padded row, before a packed document. In two-way attention hidden values are zero at every key that may not be seen.
+In two-way attention hidden values are zero at every key that may not be seen, on either side.
 
 Source: Zheng et al. 2024, DAPE (arXiv:2405.14722), equations 2 and 3; DAPE V2 (arXiv:2410.04798), section 3.
 
@@ -29,21 +30,24 @@ Letters: B batch, H query heads, G key heads, Q and K numbers of queries and key
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, ShapeError
-from .adaptive import LEAK, ScoreAdapter
+from .adaptive import ScoreAdapter
 from .bias import Bias
 from .content import ContentBias
+from .dape_naive import Edge, naive_attention
+from .dape_rows import rows_attention
 
-Edge = Literal["virtual", "masked", "array"]
+__all__ = ["Edge", "Implementation", "dape_attention"]
+
 Implementation = Literal["auto", "naive", "rows", "triton"]
 
-_ROWS_FROM = 256 * 256  # pairs per head from which row blocks are worth their loop
+_FUSED_FROM = 16  # queries; fewer leave the kernel's tiles empty
+_NAIVE_BYTES = 512 << 20
 
 
 def dape_attention(
@@ -98,14 +102,7 @@ def dape_attention(
         key_mask = None
     if q.shape[2] == 0 or q.shape[0] == 0:
         return torch.zeros_like(q)
-    if impl == "auto":
-        impl = "naive"
-    if impl in ("rows", "triton"):
-        raise ConfigError(f"impl={impl!r} cannot do this", hint="use 'naive'")
-    return naive_attention(
-        q,
-        k,
-        v,
+    arguments = _Arguments(
         bias=bias,
         score=score,
         causal=causal,
@@ -116,127 +113,93 @@ def dape_attention(
         start=start,
         scale=scale,
     )
+    if impl == "auto":
+        impl = _choose(q, k, arguments)
+    with torch.autocast(q.device.type, enabled=False):  # scores stay in full precision
+        if impl == "triton":
+            return _triton(q, k, v, arguments)
+        return (rows_attention if impl == "rows" else naive_attention)(q, k, v, **arguments)
 
 
-def naive_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    bias: Bias | ContentBias | None,
-    score: ScoreAdapter | None,
-    causal: bool,
-    q_offset: int,
-    edge: Edge,
-    key_mask: Tensor | None,
-    documents: Tensor | None,
-    start: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """Return the attention by the formulas, with every map in memory; arguments as of :func:`dape_attention`."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    groups = q.shape[1] // k.shape[1]
-    i = torch.arange(q_offset, q_offset + q.shape[2], device=q.device)
-    j = torch.arange(k.shape[2], device=q.device)
-    visible = visible_pairs(i, j, causal=causal, key_mask=key_mask, documents=documents, start=start)
-    padded = not (key_mask is None and documents is None and start is None)
-    queries, keys = q.to(dtype), k.to(dtype).repeat_interleave(groups, dim=1)
+class _Arguments(TypedDict):
+    """What every implementation takes besides queries, keys and values."""
 
-    added: Tensor | None = None
-    if isinstance(bias, ContentBias):
-        scores, added = bias.scores(queries, keys, i, j, scale=scale, visible=visible)
-    else:
-        scores = queries @ keys.transpose(-1, -2) * scale
-        if bias is not None:
-            origin = None
-            if padded and visible is not None and not bias.toeplitz:
-                origin = visible.long().argmax(-1)[:, 0]  # the first key each query sees
-            added = bias.rows(i, j, origin=origin, dtype=dtype)
+    bias: Bias | ContentBias | None
+    score: ScoreAdapter | None
+    causal: bool
+    q_offset: int
+    edge: Edge
+    key_mask: Tensor | None
+    documents: Tensor | None
+    start: Tensor | None
+    scale: float
 
+
+def _choose(q: Tensor, k: Tensor, arguments: _Arguments) -> Implementation:
+    """Return the implementation for ``"auto"``."""
+    if q.device.type == "cuda" and q.shape[2] >= _FUSED_FROM and _fused_problem(q, arguments) is None:
+        return "triton"
+    bias, score = arguments["bias"], arguments["score"]
+    if q.shape[2] == 1:
+        return "naive"
+    if isinstance(bias, ContentBias) or not arguments["causal"]:  # blocks save memory there, but no time
+        maps = 3 * q.shape[1] + (0 if score is None else 2 * score.hidden)
+        return "rows" if q.shape[0] * q.shape[2] * k.shape[2] * maps * 4 > _NAIVE_BYTES else "naive"
     if score is None:
-        total = scores if added is None else scores + added
+        least = 512
     else:
-        total = _adapted(scores, added, score, visible, edge=edge, causal=causal, padded=padded)
-    if visible is not None:
-        total = total.masked_fill(~visible, -math.inf)
-    if padded and visible is not None:
-        blind = ~visible.any(-1, keepdim=True)
-        weights = torch.softmax(total.masked_fill(blind, 0), dim=-1).masked_fill(blind, 0)
-    else:
-        weights = torch.softmax(total, dim=-1)
-    return (weights @ v.to(dtype).repeat_interleave(groups, dim=1)).to(q.dtype)
+        least = 128 if bias is None or bias.toeplitz else 256
+    return "rows" if q.shape[2] * k.shape[2] >= least**2 else "naive"
 
 
-def _adapted(
-    scores: Tensor,
-    added: Tensor | None,
-    score: ScoreAdapter,
-    visible: Tensor | None,
-    *,
-    edge: Edge,
-    causal: bool,
-    padded: bool,
-) -> Tensor:
-    """Return ``S`` of scores ``(B, H, Q, K)`` and biases."""
-    if added is None:
-        return scores + _process(scores, score, visible, edge, causal, padded)
-    added = added.expand_as(scores)
-    if score.mode == "add_residual":
-        total = scores + added
-        return total + _process(total, score, visible, edge, causal, padded)
-    f = _process(torch.cat((scores, added), dim=1), score, visible, edge, causal, padded)
-    return scores + f if score.mode == "concat" else scores + added + f
+def _fused_problem(q: Tensor, arguments: _Arguments) -> str | None:
+    """Return why the fused kernel cannot do this."""
+    from .dape_triton import triton_supported
+
+    bias, score = arguments["bias"], arguments["score"]
+    content = isinstance(bias, ContentBias)
+    return triton_supported(
+        q,
+        hidden=0 if score is None else score.hidden,
+        kernel_size=1 if score is None else score.kernel_size,
+        toeplitz=not isinstance(bias, Bias) or bias.toeplitz,
+        causal=arguments["causal"],
+        edge=arguments["edge"] if score is not None and score.kernel_size > 1 else "virtual",
+        content_positions=content,
+    )
 
 
-def _process(z: Tensor, score: ScoreAdapter, visible: Tensor | None, edge: Edge, causal: bool, padded: bool) -> Tensor:
-    """Return ``f(z)`` of ``(B, C, Q, K)``, by the edge rules."""
-    if score.kernel_size == 1:
-        return score(z)
-    keys, p = z.shape[-1], score.kernel_size // 2
-    virtual = causal and edge == "virtual"
-    if visible is not None:
-        z = z.masked_fill(~visible, 0)
-    if virtual:
-        z = F.pad(z, (0, p))  # the first keys beyond the end; the convolution's own padding is the rest of them
-    u = F.conv2d(z, score.weight1[:, :, None].to(z.dtype), score.bias1.to(z.dtype), padding=(0, p))
-    hidden = F.leaky_relu(u, LEAK)
-    if visible is not None and (edge == "masked" or not causal):
-        hidden = hidden.masked_fill(~F.pad(visible, (0, hidden.shape[-1] - keys)), 0)
-    elif visible is not None and padded:
-        before = visible.long().cumsum(-1) == 0
-        hidden = hidden.masked_fill(F.pad(before, (0, hidden.shape[-1] - keys)), 0)
-    f = F.conv2d(hidden, score.weight2[:, :, None].to(z.dtype), score.bias2.to(z.dtype), padding=(0, p))
-    return f[..., :keys]
+def _triton(q: Tensor, k: Tensor, v: Tensor, arguments: _Arguments) -> Tensor:
+    """Return the attention by the fused kernel."""
+    from .dape_triton import triton_attention
 
-
-def visible_pairs(
-    i: Tensor,
-    j: Tensor,
-    *,
-    causal: bool,
-    key_mask: Tensor | None = None,
-    documents: Tensor | None = None,
-    start: Tensor | None = None,
-) -> Tensor | None:
-    """Return which keys each query sees: bool ``(1 or B, 1, Q, K)``, or None where it is all of them.
-
-    Args:
-        i, j: positions of queries and keys.
-        causal, key_mask, documents, start: see :func:`dape_attention`.
-    """
-    visible: Tensor | None = None
-    if causal:
-        visible = (j <= i[:, None])[None, None]
-    for part in (
-        None if key_mask is None else key_mask[:, None, None, :],
-        None if start is None else (j >= start[:, None])[:, None, None, :],
-        None if documents is None else (documents[:, i, None] == documents[:, None, :])[:, None],
-    ):
-        if part is not None:
-            visible = part if visible is None else visible & part
-    if visible is not None and visible.shape[2] == 1 and len(i) > 1:
-        visible = visible.expand(-1, -1, len(i), -1)
-    return visible
+    problem = _fused_problem(q, arguments)
+    if problem is not None:
+        raise ConfigError(f"impl='triton' cannot do this: {problem}", hint="use impl='auto'")
+    bias, score = arguments["bias"], arguments["score"]
+    key_mask, start, q_offset = arguments["key_mask"], arguments["start"], arguments["q_offset"]
+    if start is not None:
+        begun = torch.arange(k.shape[2], device=k.device) >= start[:, None]
+        key_mask = begun if key_mask is None else key_mask & begun
+    table = bias.table(q_offset + q.shape[2], device=q.device) if isinstance(bias, Bias) else None
+    return triton_attention(
+        q,
+        k,
+        v,
+        weight1=None if score is None else score.weight1,
+        bias1=None if score is None else score.bias1,
+        weight2=None if score is None else score.weight2,
+        bias2=None if score is None else score.bias2,
+        bias_table=table,
+        mode="concat_residual" if score is None else score.mode,
+        with_bias=bias is not None,
+        kernel_size=1 if score is None else score.kernel_size,
+        q_offset=q_offset,
+        edge=arguments["edge"] if score is not None and score.kernel_size > 1 else "virtual",
+        scale=arguments["scale"],
+        key_mask=key_mask,
+        documents=arguments["documents"],
+    )
 
 
 def _check(
