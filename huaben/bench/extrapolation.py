@@ -126,6 +126,7 @@ def run(
                 train_corpus,
                 tokenizer,
                 models[name],
+                impl="rows" if device == "cpu" and models[name].scheme.adapter != "none" else "auto",
                 fit=lm_fit(steps=steps, learning_rate=learning_rate, seed=seed + number, bf16=bf16),
                 **recipe_settings,
             )

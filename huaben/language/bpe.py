@@ -6,7 +6,8 @@ UTF-8 bytes (GPT-2's way), so spaces, line ends and unknown scripts survive. Bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..errors import CheckpointError, ConfigError, DataError
 from ..pretrained import write_atomic
 from .bytes import EOS_TOKEN, NUM_BYTES, PAD_TOKEN, ByteTokenizer, TextTokenizer, byte_symbol, check_ids, utf8
 from .bytes import fingerprint as text_fingerprint
+from .corpus import JSON_FIELD, file_hash, read_documents
 from .tokenizer import TOKENIZER_NAME
 
 SPECIALS = (PAD_TOKEN, EOS_TOKEN)
@@ -118,6 +120,27 @@ class BytePairTokenizer:
     @cached_property
     def _values(self) -> dict[str, int]:
         return {byte_symbol(value): value for value in range(NUM_BYTES)}
+
+
+def tokenizer_from_files(
+    paths: Sequence[str | Path], folder: str | Path, *, vocab_size: int = 8192, field: str = JSON_FIELD
+) -> BytePairTokenizer:
+    """Return the tokenizer learned from some files; ``folder`` keeps it, so that the same files are learned from once.
+
+    Raises:
+        ConfigError: if ``vocab_size`` is too small.
+        DataError: if a file cannot be used.
+    """
+    key = text_fingerprint(json.dumps([vocab_size, field, *(file_hash(path) for path in paths)]))
+    kept = Path(folder) / f"bpe-{key}"
+    if (kept / TOKENIZER_NAME).is_file():
+        found = load_tokenizer(kept)
+        if isinstance(found, BytePairTokenizer):
+            return found
+    texts = (text for path in paths for text in read_documents(path, field=field))
+    tokenizer = BytePairTokenizer.train(texts, vocab_size=vocab_size)
+    tokenizer.save(kept)
+    return tokenizer
 
 
 def load_tokenizer(folder: str | Path) -> TextTokenizer:

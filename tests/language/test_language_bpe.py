@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from huaben.errors import CheckpointError, ConfigError, DataError
-from huaben.language.bpe import PIECE, BytePairTokenizer, load_tokenizer
+from huaben.language import bpe
+from huaben.language.bpe import BytePairTokenizer, load_tokenizer, tokenizer_from_files
 from huaben.language.bytes import ByteTokenizer
 from huaben.language.tokenizer import TOKENIZER_NAME, Tokenizer
 
@@ -47,7 +48,7 @@ def test_a_typed_special_token_is_text() -> None:
 def test_half_a_character_is_kept_as_bytes() -> None:
     ids = [TOKENIZER.encode("\x7f")[0]]
     assert TOKENIZER.decode_bytes(ids) == b"\x7f"
-    half = TOKENIZER._backend.token_to_id("å")  # the first byte of 一... is 0xE4; this one is 0xE5
+    half = TOKENIZER._backend.token_to_id("å")  # stands for the byte 0xE5
     assert TOKENIZER.decode_bytes([half]) == b"\xe5"
     assert TOKENIZER.decode([half]) == "\ufffd"
 
@@ -61,9 +62,10 @@ def test_training_is_deterministic_and_loading_keeps_it(tmp_path: Path) -> None:
     assert again.encode(TEXTS[0]).tolist() == TOKENIZER.encode(TEXTS[0]).tolist()
 
 
-def test_a_long_document_is_learned_in_parts() -> None:
-    long = "ab" * PIECE
-    assert BytePairTokenizer.train([long], vocab_size=300).encode("abab").size < 4
+def test_a_long_document_is_learned_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe, "PIECE", 7)
+    assert list(bpe._pieces("ab\ncd\nefghijklm\nn")) == ["ab\ncd\n", "efghijk", "lm\nn"]
+    assert BytePairTokenizer.train(["ab" * 50], vocab_size=300).encode("abab").size < 4
 
 
 def test_impossible_requests_are_refused(tmp_path: Path) -> None:
@@ -85,3 +87,15 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / TOKENIZER_NAME).write_text(json.dumps(state)[:-40])
     with pytest.raises(CheckpointError, match="not a complete tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_files_are_learned_from_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, kept = tmp_path / "a.txt", tmp_path / "kept"
+    path.write_text("a red cat, a blue dog. " * 20)
+    first = tokenizer_from_files([path], kept, vocab_size=270)
+    with monkeypatch.context() as patch:
+        patch.setattr(BytePairTokenizer, "train", lambda *_, **__: pytest.fail("learned again"))
+        assert tokenizer_from_files([path], kept, vocab_size=270).fingerprint == first.fingerprint
+    assert tokenizer_from_files([path], kept, vocab_size=265).vocab_size == 265
+    path.write_text("another text " * 20)
+    assert tokenizer_from_files([path], kept, vocab_size=270).fingerprint != first.fingerprint
