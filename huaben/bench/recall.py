@@ -135,7 +135,7 @@ def train_recall(config: SequenceModelConfig, fit: SequenceFit, *, seed: int, pa
 
     def loss_at(step: int) -> Tensor:
         strings, answers = recall_strings(numpy_stream(seed, "recall", "train", step), fit.batch, pairs)
-        return F.cross_entropy(model(torch.from_numpy(strings))[:, -1], torch.from_numpy(answers))
+        return F.cross_entropy(model(torch.from_numpy(strings), last=1)[:, 0], torch.from_numpy(answers))
 
     return train_steps(model, loss_at, fit, seed=seed)
 
@@ -144,7 +144,7 @@ def train_recall(config: SequenceModelConfig, fit: SequenceFit, *, seed: int, pa
 def recall_accuracy(model: SequenceModel, *, seed: int, pairs: int = PAIRS, strings: int = TEST_STRINGS) -> float:
     """Return the share of new strings that are answered rightly."""
     shown, answers = recall_strings(numpy_stream(seed, "recall", "test"), strings, pairs)
-    said = [model(part)[:, -1].argmax(-1) for part in torch.from_numpy(shown).split(512)]
+    said = [model(part, last=1)[:, 0].argmax(-1) for part in torch.from_numpy(shown).split(512)]
     return float((torch.cat(said).numpy() == answers).mean())
 
 

@@ -79,13 +79,17 @@ class SequenceModel(PretrainedModel):
         """The symbol that asks for an output."""
         return self.config.input_size
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return logits (B, L, output_size) for symbols (B, L), placeholders included, in the input's order.
+    def forward(self, ids: Tensor, last: int | None = None) -> Tensor:
+        """Return logits (B, L, output_size) for symbols (B, L), placeholders included.
+
+        Args:
+            ids: int64 (B, L).
+            last: only the logits (B, last, output_size) of the last places, at less cost.
 
         Raises:
             ShapeError: if ``ids`` is not (B, L).
         """
-        return self.head(self._states(ids, ids.shape[-1]))
+        return self.head(self._states(ids, ids.shape[-1] if last is None else last))
 
     def answer(self, inputs: Tensor, length: int) -> Tensor:
         """Return logits (B, y, output_size) of answers of y = ``length`` symbols to inputs (B, n).
@@ -123,7 +127,7 @@ class Block(nn.Module):
         self.ffn = (
             nn.Sequential(_linear(config.width, inner), nn.ReLU(), _linear(inner, config.width)) if inner else None
         )
-        self.ffn_norm = nn.LayerNorm(config.width) if inner else None
+        self.ffn_norm = nn.LayerNorm(config.width) if inner else nn.Identity()
 
     def forward(self, states: Tensor, positions: Tensor, last: int) -> Tensor:
         """Return (B, last, D), the last places, from states (B, L, D) at positions (L,)."""

@@ -42,6 +42,7 @@ def test_an_answer_is_the_output_at_its_placeholders(name: str, causal: bool) ->
     whole = model(torch.cat([ids, torch.full((3, 4), model.placeholder)], dim=1))
     assert whole.shape == (3, 13, 3)
     torch.testing.assert_close(model.answer(ids, 4), whole[:, -4:], rtol=0, atol=1e-9)
+    torch.testing.assert_close(model(ids, last=2), model(ids)[:, -2:], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["nope", "rope", "kerple", "fire", "dape-kerple", "v2-kerple", "v2-nope"])
