@@ -6,8 +6,9 @@ tensors (NumPy's numbers are let through, too) and refuses everything else befor
 
 from __future__ import annotations
 
-import pickle  # noqa: S403, TID251 - only the class of its errors
+import pickle  # noqa: TID251 - only the class of its errors
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -183,7 +184,8 @@ def _load(path: Path) -> Any:
         *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
     ]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about pickle protocols other than torch's own
             return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - restricted, others' format
     except pickle.UnpicklingError as error:
         reason = str(error).replace("\n", " ")

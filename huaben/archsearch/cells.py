@@ -134,7 +134,7 @@ class CellSpace(SearchSpace):
         return self.output in reachable(used, self.input)
 
     def canonical(self, arch: Arch, *, rule: Rule | None = None, isomorphic: bool | None = None) -> str:
-        """Return the canonical form as a text of its own, such as ``0>1:3 1>2:2`` (tail, head, code), or the
+        """Return the canonical form as a text of its own, such as ``in>1:3 1>out:2`` (tail, head, code), or the
         architecture's text where nothing may be simplified.
 
         Raises:

@@ -85,4 +85,7 @@ def certificate(edges: Collection[Edge], source: int, sink: int) -> str:
         assert best is not None
         return best
 
-    return " ".join(f"{tail}>{head}:{op}" for tail, head, op in search(first))
+    if not edges:
+        return "empty"
+    names = {0: "in", len(nodes) - 1: "out"}  # colours keep the input first and the output last
+    return " ".join(f"{names.get(tail, tail)}>{names.get(head, head)}:{op}" for tail, head, op in search(first))

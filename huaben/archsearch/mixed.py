@@ -140,9 +140,13 @@ class MixedSpace(SearchSpace):
 
     def _draw(self, place: int, rng: np.random.Generator) -> int:
         """Draw a choice in proportion to the assignments it leaves."""
-        ways = self._ways[place]
-        shares = np.array([way / sum(ways) for way in ways])
-        return int(rng.choice(len(ways), p=shares / shares.sum()))
+        steps = self._steps[place]
+        return min(int(np.searchsorted(steps, rng.random(), side="right")), len(steps) - 1)
+
+    @cached_property
+    def _steps(self) -> list[np.ndarray]:
+        """For each axis, the cumulated shares of its choices among the assignments."""
+        return [np.cumsum([way / sum(ways) for way in ways]) for ways in self._ways]
 
     def _complete(self, fixed: Mapping[int, int], rng: np.random.Generator) -> Arch:
         """Return ``fixed`` with the axes that exist beside it drawn, and the others at 0."""

@@ -83,7 +83,7 @@ class TaskTable:
         spec: name and direction of the metric.
         values: the metric as measured. None is a failed evaluation.
         failed: architectures whose evaluation failed: they count as evaluated, have no value and no rank.
-        features: further numbers per architecture ("params", "flops", ...), for :meth:`extra`.
+        features: further numbers per architecture ("params", "flops", ...), for :meth:`log_features`.
         nonfinite: what NaN and infinite values are: "error", or "failed" evaluations.
 
     Raises:
@@ -311,7 +311,7 @@ class TaskTable:
             groups.setdefault(self.space.canonical(arch), []).append(float(value))
         return {key: float(np.mean(group)) for key, group in groups.items()}
 
-    def extra(self, archs: Sequence[Arch], names: Sequence[str] = ("params", "flops")) -> np.ndarray:
+    def log_features(self, archs: Sequence[Arch], names: Sequence[str] = ("params", "flops")) -> np.ndarray:
         """Return float32 (N, e): log of the named positive features, standardised over the table.
 
         Raises:

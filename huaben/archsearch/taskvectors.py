@@ -40,6 +40,10 @@ class TaskEmbedder(ABC):
         vectors = [self.embed(task) for task in tasks]
         return np.stack(vectors) if vectors else np.zeros((0, self.dim), dtype=np.float32)
 
+    def vectors(self, tasks: Mapping[str, Any]) -> dict[str, list[float]]:
+        """Return task name to numbers, the form a search takes, for tasks given by name."""
+        return {name: self.embed(task).tolist() for name, task in tasks.items()}
+
     def describe(self) -> dict[str, Any]:
         """Return JSON values that say how the vectors were made, for results files."""
         return {"embedding": type(self).__name__, "dim": self.dim}
@@ -66,7 +70,7 @@ class GivenEmbedding(TaskEmbedder):
     """
 
     def __init__(self, vectors: Mapping[str, Sequence[float] | np.ndarray]) -> None:
-        self.vectors: dict[str, np.ndarray] = {}
+        self.given: dict[str, np.ndarray] = {}
         for name, values in vectors.items():
             try:
                 vector = np.asarray(values, dtype=np.float32)
@@ -74,8 +78,8 @@ class GivenEmbedding(TaskEmbedder):
                 raise ConfigError(f"the vector of task {name!r} is not made of numbers: {error}") from error
             if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
                 raise ConfigError(f"the vector of task {name!r} has shape {vector.shape} or is not finite")
-            self.vectors[name] = vector
-        widths = {len(vector) for vector in self.vectors.values()}
+            self.given[name] = vector
+        widths = {len(vector) for vector in self.given.values()}
         if len(widths) != 1:
             raise ConfigError(
                 f"task vectors have the widths {sorted(widths)}, expected one", hint="give all tasks one width"
@@ -89,11 +93,11 @@ class GivenEmbedding(TaskEmbedder):
             DataError: for a task without a vector.
         """
         name = task_name(task)
-        if name not in self.vectors:
-            near = difflib.get_close_matches(name, self.vectors, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self.vectors)}"
+        if name not in self.given:
+            near = difflib.get_close_matches(name, self.given, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(self.given)}"
             raise DataError(f"task {name!r} has no vector", hint=hint)
-        return self.vectors[name].copy()
+        return self.given[name].copy()
 
 
 @dataclass(frozen=True, slots=True)
