@@ -227,7 +227,7 @@ def score_length(
     *,
     scored: int = SCORED,
     batch_tokens: int = BATCH_TOKENS,
-    impl: Implementation | None = None,
+    impl: Implementation = "auto",
     bf16: bool = False,
     on_window: Callable[[int], object] | None = None,
 ) -> LengthScore:
@@ -240,7 +240,7 @@ def score_length(
         length: T.
         scored: tokens a window; all of them if T is shorter.
         batch_tokens: tokens computed at once: ``batch_tokens // length`` windows, at least one.
-        impl: of the attention; None for "rows" on a CPU, whose memory then grows with T and not its square, else "auto".
+        impl: of the attention; "auto" needs memory in proportion to T wherever T is long.
         bf16: compute under bfloat16 autocast.
         on_window: called with the number of windows done; may raise to stop.
 
@@ -261,7 +261,6 @@ def score_length(
             hint="build the corpus with the model's own tokenizer",
         )
     count = min(scored, length)
-    chosen: Implementation = impl or ("rows" if model.device.type == "cpu" else "auto")
     rows = max(1, batch_tokens // length)
     found: list[NDArray[np.float64]] = []
     training = model.training
@@ -271,7 +270,7 @@ def score_length(
             part = ends[first : first + rows]
             ids = torch.from_numpy(corpus.slices(part - length - 1, length + 1)).to(model.device)
             with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
-                logits = model.unembed(last_states(model, ids[:, :-1], count, impl=chosen))
+                logits = model.unembed(last_states(model, ids[:, :-1], count, impl=impl))
             targets = ids[:, -count:]
             losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
             found.append(losses.view(len(part), count).double().cpu().numpy())
@@ -292,7 +291,7 @@ def evaluate_lengths(
     seed: int = 0,
     within_documents: bool = True,
     batch_tokens: int = BATCH_TOKENS,
-    impl: Implementation | None = None,
+    impl: Implementation = "auto",
     bf16: bool = False,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Extrapolation:

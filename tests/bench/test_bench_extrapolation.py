@@ -130,6 +130,13 @@ def test_seeds_are_averaged_and_pairs_use_the_common_ones() -> None:
     assert found["schemes"]["dape-kerple"]["lengths"]["4"]["loss"]["mean"] == 1.0
     assert found["schemes"]["dape-kerple"]["lengths"]["4"]["seed_std"] > 1
     assert found["paired"]["dape-kerple - kerple"]["4"]["mean"] == 1.0
+    assert found["paired"]["dape-kerple - kerple"]["4"]["by_seed"] == [1.0]
+
+
+def test_a_run_out_of_time_reports_what_it_has(texts: dict[str, str], tmp_path: Path) -> None:
+    found = extrapolation.run(**texts, **SETTINGS, cache=str(tmp_path), limit_minutes=0)
+    assert list(found["schemes"]) == ["rope"]
+    assert list(found["checks"]) == ["rope at 64 worse than at 16"]
 
 
 def test_a_picture_is_drawn(found: tuple[dict[str, Any], str], tmp_path: Path) -> None:
