@@ -7,6 +7,7 @@ TransNAS-Bench-101 the ranking by FLOPs alone is strong, so it belongs beside ev
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DataError
 from ..files import write_bytes
 from ..optional import require
 from ..rng import stream_seed
@@ -80,7 +81,8 @@ class RegularisedEvolution(Searcher):
             parent = max((alive[int(pick)] for pick in picks), key=lambda row: row[1])[0].arch
             for _ in range(50):
                 child = self.space.mutate(parent, rng)
-                if self.candidates.key(child) not in self.log.keys:
+                key = self.candidates.key(child)
+                if key not in self.log.keys and self.candidates.holds(key):
                     return [(child, "child")]
         return [(arch, "random") for arch in self.candidates.random(rng, self.log.keys, 1)]
 
@@ -112,16 +114,16 @@ class OptunaTPE(Searcher):
         for _ in range(20):
             suggestion = study.ask(spread)
             arch = self._checked(tuple(suggestion.params[axis.name] for axis in self.space.axes))
-            if arch is not None and self.candidates.key(arch) not in self.log.keys:
-                return [(arch, "tpe")]
+            if arch is not None:
+                key = self.candidates.key(arch)
+                if key not in self.log.keys and self.candidates.holds(key):
+                    return [(arch, "tpe")]
             study.tell(suggestion, state=optuna.trial.TrialState.FAIL)
         rng = self.stream("tpe fallback")
         return [(arch, "random") for arch in self.candidates.random(rng, self.log.keys, 1)]
 
     def _checked(self, arch: Arch) -> Arch | None:
         """Return ``arch`` as the space writes it, or None where a constraint refuses it."""
-        from ..errors import DataError
-
         try:
             return self.space.check(arch)
         except DataError:
@@ -160,7 +162,8 @@ class ScoreRanker(Searcher):
 
     def _propose(self, limit: int) -> Sequence[Proposal]:
         count = min(limit, 10)
-        found = [(arch, "top") for _, key, arch in self.order if key not in self.log.keys][:count]
+        known = (row for row in self.order if row[1] not in self.log.keys and self.candidates.holds(row[1]))
+        found = [(arch, "top") for _, _, arch in itertools.islice(known, count)]
         if len(found) < count:
             taken = self.log.keys | {key for _, key, _ in self.order}
             more = self.candidates.random(self.stream("rest"), taken, count - len(found))

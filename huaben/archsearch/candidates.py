@@ -10,7 +10,7 @@ Source: section 1.3 (canonical form) and question 7 of section 3 of our reading 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -36,6 +36,7 @@ class Candidates:
         pool_size: how many are drawn where the space is not listed.
         seed: kept for spaces that are drawn: the features are standardised over a sample.
         features: extra numbers per architecture for learned methods; standardised here, unknown ones set to the mean.
+        archs: only these may be proposed, such as the rows of a table; twins still count once.
     """
 
     def __init__(
@@ -46,18 +47,30 @@ class Candidates:
         pool_size: int = 4096,
         seed: int = 0,
         features: Features | None = None,
+        archs: Iterable[Arch] | None = None,
     ) -> None:
-        self.space, self.pool_size, self.seed, self.features = space, pool_size, seed, features
-        self.listed = space.size <= limit
+        self.space, self.pool_size, self.seed = space, pool_size, seed
+        self.features: Features | None = features
+        self.given = archs is not None
+        self.listed = self.given or space.size <= limit
         self.archs: tuple[Arch, ...] = ()
         self.keys: tuple[str, ...] = ()
         self.index: dict[str, int] = {}
         if self.listed:
             first: dict[str, Arch] = {}
-            for arch in space.enumerate():
+            for arch in space.enumerate() if archs is None else sorted(space.check(arch) for arch in archs):
                 first.setdefault(space.canonical(arch), arch)
             self.archs, self.keys = tuple(first.values()), tuple(first)
             self.index = {key: number for number, key in enumerate(self.keys)}
+        self._places = {arch: number for number, arch in enumerate(self.archs)}
+
+    def with_features(self, features: Features) -> Candidates:
+        """Return the same candidates with extra features, without listing them again."""
+        twin = Candidates.__new__(Candidates)
+        for name in ("space", "pool_size", "seed", "given", "listed", "archs", "keys", "index", "_places"):
+            setattr(twin, name, getattr(self, name))
+        twin.features = features
+        return twin
 
     def __len__(self) -> int:
         """Return the number of listed candidates, or 0."""
@@ -65,7 +78,12 @@ class Candidates:
 
     def key(self, arch: Arch) -> str:
         """Return the canonical form."""
-        return self.space.canonical(arch)
+        place = self._places.get(arch)
+        return self.space.canonical(arch) if place is None else self.keys[place]
+
+    def holds(self, key: str) -> bool:
+        """Return whether an architecture of this canonical form may be proposed."""
+        return not self.listed or key in self.index
 
     def draw(
         self, rng: np.random.Generator, taken: Collection[str], parents: Sequence[Arch] = ()
@@ -97,8 +115,9 @@ class Candidates:
         """Return up to ``count`` distinct random candidates that are not taken, uniform over canonical forms if listed."""
         if self.listed:
             free = [number for number, key in enumerate(self.keys) if key not in taken]
-            picks = rng.choice(len(free), size=min(count, len(free)), replace=False) if free else []
-            return [self.archs[free[int(pick)]] for pick in picks]
+            if not free:
+                return []
+            return [self.archs[free[int(pick)]] for pick in rng.choice(len(free), min(count, len(free)), replace=False)]
         found: dict[str, Arch] = {}
         for _ in range(1000 + 20 * count):
             if len(found) == count:
@@ -112,8 +131,8 @@ class Candidates:
     def encode(self, archs: Sequence[Arch]) -> GraphBatch:
         """Return graphs with their standardised extra features; a listed space is encoded once."""
         if self.listed:
-            places = [self.index[self.key(arch)] for arch in archs]
-            if all(self.archs[place] == arch for place, arch in zip(places, archs, strict=True)):
+            places = [self._places.get(tuple(arch), -1) for arch in archs]
+            if min(places, default=0) >= 0:
                 return self._all.take(np.asarray(places, dtype=np.int64))
         return self._with_features(archs)
 
@@ -151,3 +170,14 @@ class Candidates:
         for _ in range(int(rng.integers(1, 4))):
             arch = self.space.mutate(arch, rng)
         return arch
+
+
+def log_features(columns: Mapping[str, Mapping[Arch, float]]) -> Features:
+    """Return the features that are the logarithms of ``columns``: name to {architecture: positive number}."""
+
+    def logs(archs: Sequence[Arch]) -> npt.NDArray[np.float64]:
+        rows = [[column.get(tuple(arch), np.nan) for column in columns.values()] for arch in archs]
+        values = np.asarray(rows, dtype=np.float64).reshape(len(archs), len(columns))
+        return np.log(np.where(values > 0, values, np.nan))
+
+    return logs

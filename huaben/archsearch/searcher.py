@@ -404,6 +404,8 @@ class Searcher(ABC):
             manifest = folder / MANIFEST_NAME
             if folder != self.folder and manifest.exists():
                 raise DataError(f"{folder} holds a search already", hint="load it, or choose another folder")
+            if self.candidates.given:
+                raise ConfigError("a search among given architectures is not saved", hint="search the whole space")
             self._save_state(folder)
             self.log.attach(folder)
             values = {
@@ -447,7 +449,7 @@ class Searcher(ABC):
         task = TaskSpec.from_dict(values["task"])
         return cls(space, task, config=cls.config_class.from_dict(values["config"]), seed=values["seed"])
 
-    def _save_state(self, folder: Path) -> None:
+    def _save_state(self, folder: Path) -> None:  # noqa: B027 - nothing more to keep is a proper answer
         """Write what the constructor needs besides the manifest."""
 
     # --------------------------------------------------------------------------------------------------- the inside

@@ -108,7 +108,7 @@ def test_telling_twice_is_the_same_and_telling_otherwise_is_an_error() -> None:
     search = make()
     first, second = search.ask(2)
     assert search.tell(first.id, 1.5) == search.tell(first.id, 1.5)
-    with pytest.raises(DataError, match="complete with 1.5"):
+    with pytest.raises(DataError, match=r"complete with 1\.5"):
         search.tell(first.id, 2.0)
     with pytest.raises(DataError, match="complete"):
         search.tell(first.id, state="failed")
