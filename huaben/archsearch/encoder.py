@@ -96,7 +96,7 @@ class MemberLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         members, _, size_out = self.weight.shape
-        flat = x.reshape(x.shape[0], -1, x.shape[-1]).expand(members, -1, -1)
+        flat = x.reshape(x.shape[0], x.shape[1:-1].numel(), x.shape[-1]).expand(members, -1, -1)
         y = torch.bmm(flat, self.weight) if self.bias is None else torch.baddbmm(self.bias, flat, self.weight)
         return y.view(members, *x.shape[1:-1], size_out)
 

@@ -54,7 +54,7 @@ class Observations:
     """The values of several tasks over the union of their architectures.
 
     Attributes:
-        archs: U, each once.
+        archs: U, each once and with a value on some task.
         values: (T, U), NaN where a task has no usable value.
     """
 
@@ -63,11 +63,12 @@ class Observations:
 
     @classmethod
     def of(cls, tables: Sequence[Observed]) -> Self:
-        """Join tables; a value that is not finite counts as none, the mean of repeated ones is taken."""
+        """Join tables; a value that is not finite is left out, the mean of repeated ones is taken."""
         places: dict[Arch, int] = {}
-        for archs, _ in tables:
-            for arch in archs:
-                places.setdefault(tuple(arch), len(places))
+        for archs, values in tables:
+            for arch, value in zip(archs, values, strict=True):
+                if np.isfinite(value):
+                    places.setdefault(tuple(arch), len(places))
         total, count = np.zeros((2, len(tables), len(places)))
         for task, (archs, values) in enumerate(tables):
             for arch, value in zip(archs, values, strict=True):

@@ -206,7 +206,10 @@ class RelationPredictor(nn.Module):
         if self.config.head == "concat":
             table, swapped = table[:, :width], swapped[:, :width]
         both = table.index_select(0, first) + swapped.index_select(0, second)
-        both = F.relu(both.view(members, num_tasks, num_pairs, -1, width) + task.view(members, num_tasks, 1, 1, width))
+        ways = table.shape[1] // width
+        both = F.relu(
+            both.view(members, num_tasks, num_pairs, ways, width) + task.view(members, num_tasks, 1, 1, width)
+        )
         scores = self.last(both).squeeze(-1)  # (M, T, P, 2 or 1)
         return scores[..., 0] - scores[..., 1] if self.config.head == "antisym" else scores[..., 0]
 
