@@ -442,3 +442,13 @@ def test_graph_batches_are_taken_extended_and_checked() -> None:
         batch.relabel([0, 0, 1, 2, 3, 4, 5, 6])
     with pytest.raises(ShapeError, match="expected"):
         GraphBatch(batch.nodes, batch.adjacency[:2], batch.mask, batch.output, batch.extra)
+
+
+def test_the_rooms_names_lead_somewhere() -> None:
+    import huaben.archsearch as room
+
+    assert sorted(room.__all__) == sorted(room._HOME)
+    assert all(getattr(room, name) is not None for name in room.__all__)
+    assert set(room.__all__) <= set(dir(room))
+    with pytest.raises(AttributeError, match="no attribute 'ArchGraf'"):
+        room.ArchGraf  # noqa: B018
