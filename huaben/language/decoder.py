@@ -536,7 +536,7 @@ def next_token_loss(
         targets = targets.masked_fill(~(mask[:, 1:].bool() & mask[:, :-1].bool()), -100)
     if documents is not None:
         targets = targets.masked_fill(documents[:, 1:] != documents[:, :-1], -100)
-    if not bool((targets != -100).any()):
+    if not targets.numel() or ((mask is not None or documents is not None) and bool((targets == -100).all())):
         raise ShapeError(f"ids {tuple(ids.shape)} hold no pair of neighbours to learn", hint="use longer texts")
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten())
 
