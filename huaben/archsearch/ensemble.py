@@ -495,7 +495,7 @@ class RelationEnsemble:
             "space": self.space.fingerprint(),
             "format": FORMAT_VERSION,
         }
-        graphs = self.encode(data.archs[:8]) if data.archs else None
+        graphs = self.encode(data.archs) if data.archs else None
         hashed = hashlib.blake2b(json.dumps(sources, sort_keys=True).encode(), digest_size=16)
         hashed.update(repr(data.archs).encode())
         hashed.update(np.ascontiguousarray(data.values).tobytes())
