@@ -39,6 +39,10 @@ ONE_SEED = "alibi,v2-nope"
 LENGTHS = "128,256,512,1024,2048,4096,8192"
 V1, V2, BASE = "dape-kerple", "v2-kerple", "kerple"
 EXPLODES = "rope"
+BESIDE_THE_POINT = (
+    "checkpoint_every_s", "log_every", "preview_every", "default_minutes", "threads", "prefetch", "workers", "queue",
+)  # fmt: skip
+"""Fields of a FitConfig that change no number of a training."""
 Losses = dict[int, NDArray[np.float64]]
 """By length: nats of each scored token, (windows, scored)."""
 
@@ -143,7 +147,8 @@ def run(
 
 def _key(recipe: LMRecipe, steps: int) -> str:
     """Return what decides a training's result, as eight hexadecimal digits."""
-    text = json.dumps([recipe.name, recipe.fit.to_dict(), steps], sort_keys=True)
+    deciding = {name: value for name, value in recipe.fit.to_dict().items() if name not in BESIDE_THE_POINT}
+    text = json.dumps([recipe.name, deciding, steps], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
