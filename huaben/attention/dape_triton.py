@@ -176,8 +176,11 @@ def triton_attention(
         sum_input=bias_table is not None and weight1 is not None and mode == "add_residual",
         virtual=edge == "virtual",
     )
+    dtype = q.dtype
+    if dtype == torch.bfloat16 and interpreted():  # whose products know no bf16
+        q, k, v = q.float(), k.float(), v.float()
     out: Tensor = _FusedAttention.apply(q, k, v, weight1, bias1, weight2, bias2, bias_table, key_mask, documents, case)  # type: ignore[no-untyped-call]
-    return out
+    return out.to(dtype)
 
 
 def _check_states(q: Tensor, k: Tensor, v: Tensor, q_offset: int) -> None:

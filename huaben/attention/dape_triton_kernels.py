@@ -283,7 +283,7 @@ def forward_kernel(
     last = tl.minimum(q_offset + block * BM + BM, keys)
     begin = 0
     if HAS_DOCUMENTS:
-        firsts = tl.load(documents + document_batch + batch * keys + i, mask=rows_ok, other=keys)
+        firsts = tl.load(documents + batch * keys + i, mask=rows_ok, other=keys)
         begin = tl.min(firsts, 0) // OWN * OWN
     for start in range(begin, last, OWN):
         j = start - HALO + columns
@@ -321,6 +321,16 @@ def _accumulate(slab, part, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Add (ROWS, COLUMNS) to this program's own memory."""
     where = slab + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     tl.store(where, tl.load(where) + part)
+
+
+@triton.jit
+def _over_pairs(
+    left, right, L: tl.constexpr, R: tl.constexpr, BM: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr
+):
+    """Return (L, R): left (L, N) times right (R, N), summed over pairs; a product a row, so that warps share the work."""
+    rows_left = tl.permute(tl.reshape(left, (L, BM, W)), (1, 0, 2))
+    rows_right = tl.permute(tl.reshape(right, (R, BM, W)), (1, 2, 0))
+    return tl.sum(tl.dot(rows_left, rows_right, input_precision=PRECISION), 0)
 
 
 @triton.jit
@@ -365,7 +375,7 @@ def _adapted_backward(
             part = _shifted(d_scores, TAPS // 2 - tap, HP, BM, W)
             d_h += tl.dot(_tap(weight2, tap, first, DC, HP, HD), part, input_precision=PRECISION)
             if WEIGHTS:
-                one = tl.dot(h, tl.trans(part), input_precision=PRECISION)
+                one = _over_pairs(h, part, DC, HP, BM, W, PRECISION)
                 _accumulate(slab + 2 * SIZE + (tap * HD + first) * HP, one, DC, HP)
         d_u = d_h * slope
         for tap in tl.static_range(TAPS):
@@ -376,10 +386,10 @@ def _adapted_backward(
                 turned = tl.trans(_tap(weight1_bias, tap, first, DC, HP, HD))
                 d_z_bias += tl.dot(turned, part, input_precision=PRECISION)
             if WEIGHTS:
-                one = tl.dot(part, tl.trans(z), input_precision=PRECISION)
+                one = _over_pairs(part, z, DC, HP, BM, W, PRECISION)
                 _accumulate(slab + (tap * HD + first) * HP, one, DC, HP)
                 if BIAS_INPUT:
-                    one = tl.dot(part, tl.trans(z_bias), input_precision=PRECISION)
+                    one = _over_pairs(part, z_bias, DC, HP, BM, W, PRECISION)
                     _accumulate(slab + SIZE + (tap * HD + first) * HP, one, DC, HP)
         if WEIGHTS:
             where = slab + 3 * SIZE + first + tl.arange(0, DC)
@@ -468,7 +478,8 @@ def _tile_backward(
         weight1, weight1_bias, bias1, weight2, scale,
         HAS_ADAPTER, HAS_BIAS, RESIDUAL, BIAS_INPUT, SUM_INPUT, VIRTUAL, TAPS, HP, HD, DC, BM, W, SLOPE, PRECISION,
     )  # fmt: skip
-    p = tl.where((visible & own[None, :])[None, :, :], tl.exp(scores - log_sum[:, :, None]), 0.0)
+    mine = (visible & own[None, :])[None, :, :]
+    p = tl.exp(tl.where(mine, scores - log_sum[:, :, None], float("-inf")))
     d_p = tl.dot(d_out, values_turned, input_precision=PRECISION)
     d_scores = p * (d_p - delta[:, :, None])
     d_a = d_scores
@@ -572,7 +583,7 @@ def query_kernel(
     last = tl.minimum(q_offset + block * BM + BM, keys)
     begin = 0
     if HAS_DOCUMENTS:
-        firsts = tl.load(documents + document_batch + batch * keys + i, mask=rows_ok, other=keys)
+        firsts = tl.load(documents + batch * keys + i, mask=rows_ok, other=keys)
         begin = tl.min(firsts, 0) // OWN * OWN
     for start in range(begin, last, OWN):
         j = start - HALO + columns
@@ -672,7 +683,7 @@ def key_kernel(
     begin = tl.maximum(tile * OWN - q_offset, 0) // BM * BM
     stop = queries
     if HAS_DOCUMENTS:
-        lasts = tl.load(documents + 2 * document_batch + batch * keys + j, mask=inside & own, other=0)
+        lasts = tl.load(documents + document_batch + batch * keys + j, mask=inside & own, other=0)
         stop = tl.minimum(queries, tl.max(lasts, 0) + 1 - q_offset)
     for first in range(begin, stop, BM):
         rows = first + tl.arange(0, BM)

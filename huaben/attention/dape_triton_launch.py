@@ -48,6 +48,7 @@ CANDIDATES: dict[str, tuple[Tile, ...]] = {
         Tile(16, 32, 16, 8),
         Tile(16, 16, 32, 4),
         Tile(16, 16, 16, 8),
+        Tile(16, 16, 32, 16),
     ),
     "keys": (
         Tile(16, 16, 32, 8),
@@ -56,6 +57,7 @@ CANDIDATES: dict[str, tuple[Tile, ...]] = {
         Tile(16, 32, 16, 8),
         Tile(16, 16, 32, 4),
         Tile(16, 16, 16, 8),
+        Tile(16, 16, 16, 16),
     ),
 }
 _CHOSEN: dict[tuple[Any, ...], Tile] = {}
@@ -171,9 +173,9 @@ def pack(weight1: Tensor | None, bias1: Tensor | None, weight2: Tensor | None, h
 
 
 def document_spans(documents: Tensor) -> Tensor:
-    """Return int32 (3, B, T): each position's document, and that document's first and last position.
+    """Return int32 (2, B, T): the first and last position of each position's document.
 
-    A document may lie in pieces; positions outside the span are never seen, so kernels skip them.
+    The first position names the document. It may lie in pieces; nothing outside its span is seen, so kernels skip that.
     """
     length = documents.shape[1]
     ids, order = documents.sort(dim=1, stable=True)
@@ -185,7 +187,7 @@ def document_spans(documents: Tensor) -> Tensor:
     end = torch.where(ends, here, length - 1).flip(1).cummin(dim=1).values.flip(1)
     first = torch.empty_like(order).scatter_(1, order, order.gather(1, begin))
     last = torch.empty_like(order).scatter_(1, order, order.gather(1, end))
-    return torch.stack([documents, first, last]).to(torch.int32).contiguous()
+    return torch.stack([first, last]).to(torch.int32).contiguous()
 
 
 def kernel_arguments(
