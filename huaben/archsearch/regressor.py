@@ -61,7 +61,7 @@ class GCNRegressor(Searcher):
     config: RegressorConfig
 
     def _propose(self, limit: int) -> Sequence[Proposal]:
-        settings, planned = self.config, sum(t.round >= 0 and t.attempt == 1 for t in self.log.trials)
+        settings, planned = self.config, sum(t.attempt == 1 for t in self.log.trials)
         rows = self.labels()
         if planned < settings.start or len({value for _, value in rows}) < 2:
             count = min(limit, settings.start - planned if planned < settings.start else settings.round_size)

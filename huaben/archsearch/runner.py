@@ -1,8 +1,8 @@
 """Run a search with your own evaluation: in this process, in threads, in processes that may be killed, or on Ray.
 
 ``evaluate`` gets a :class:`~huaben.archsearch.trials.Trial` and returns the metric. What it raises makes the trial
-failed (:class:`Pruned`: pruned); no answer in time, or a dead worker, makes it lost; both are tried again as the
-searcher's ``max_retries`` says. Trials that a killed run left running are evaluated first.
+failed (:class:`Pruned`: pruned, :class:`Lost`: lost); no answer in time, or a dead worker, makes it lost. Failed and lost
+ones are tried again as the searcher's ``max_retries`` says. Trials that a killed run left running are evaluated first.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ POLL_S = 0.05
 
 class Pruned(Exception):
     """Raised by an evaluation that was stopped early on purpose: no label, no second attempt."""
+
+
+class Lost(Exception):
+    """Raised by an evaluation whose outcome will not be known: its worker vanished, or was too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,8 @@ def attempt(evaluate: Evaluate, trial: Trial) -> Outcome:
         return Outcome("complete", evaluate(trial))
     except Pruned as error:
         return Outcome("pruned", error=str(error))
+    except Lost as error:
+        return Outcome("lost", error=str(error))
     except Exception as error:  # any: the user's code may raise anything, and one trial must not end the search
         return Outcome("failed", error=f"{type(error).__name__}: {error}")
 

@@ -213,7 +213,7 @@ class ArchGraph(Searcher):
     # -------------------------------------------------------------------------------------------------- the proposal
 
     def _propose(self, limit: int) -> Sequence[Proposal]:
-        settings, planned = self.config, sum(t.round >= 0 and t.attempt == 1 for t in self.log.trials)
+        settings, planned = self.config, sum(t.attempt == 1 for t in self.log.trials)
         rows = [] if self.variant == "zero" else self._rows()
         informed = len({value for _, value in rows}) > 1
         if len(rows) >= settings.round_size and not informed:
