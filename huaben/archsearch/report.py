@@ -256,13 +256,14 @@ def draw_relations(places: Sequence[Ranked], matrix: Any, dag: Dag, path: Path) 
     height = {node: -rank for rank, node in enumerate(rows)}
     strongest = max(float(np.abs(np.asarray(matrix) - 0.5).max()), 1e-9)
 
-    def arrow(winner: int, loser: int, side: float, colour: str) -> None:
+    def arrow(winner: int, loser: int, colour: str) -> None:
+        # Bends to the right of a downward arrow and to the left of an upward one.
         strength = abs(float(matrix[winner, loser]) - 0.5) / strongest
         axes.add_patch(
             patches.FancyArrowPatch(
                 (0, height[winner]),
                 (0, height[loser]),
-                connectionstyle=f"arc3,rad={side * 0.35}",
+                connectionstyle="arc3,rad=-0.35",
                 arrowstyle="-|>",
                 mutation_scale=7,
                 color=colour,
@@ -274,14 +275,14 @@ def draw_relations(places: Sequence[Ranked], matrix: Any, dag: Dag, path: Path) 
         )
 
     for winner, loser in np.argwhere(dag.edges).tolist():
-        arrow(winner, loser, 1.0, "black")
+        arrow(winner, loser, "black")
     for winner, loser in dag.dropped_edges.tolist():
-        arrow(winner, loser, 1.0, "red")
+        arrow(winner, loser, "red")
     reach = 0.25 * len(places) + 0.5
     for node, place in enumerate(places):
         filled = place.value is not None
         axes.plot(0, height[node], "o", color="tab:blue", markerfacecolor="tab:blue" if filled else "white", zorder=3)
-        note = "" if place.value is None else f"  {place.value:.5g}"
+        note = "" if place.value is None else f"   ({place.value:.5g})"
         axes.text(reach, height[node], f"{place.text}{note}", va="center", fontsize=8)
     axes.set_xlim(-reach, reach * 2.5)
     axes.set_ylim(-len(places) + 0.3, 0.7)
