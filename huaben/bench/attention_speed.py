@@ -56,7 +56,7 @@ def run(
         position: of the scheme.
         heads, head_dim, hidden, batch: sizes.
         rounds: of either side, taken in turns after one that is not counted.
-        memory_limit_mb: of the formulas' maps.
+        memory_limit_mb: of the maps the formulas keep; with their gradients they need about twice as much.
         decode_context, decode_tokens: keys in the cache, and tokens decoded a round; a context of 0 leaves it out.
         threads: of torch; None leaves them.
 
@@ -222,20 +222,31 @@ def peak_memory_mb(
 
 
 def _measure_here(task: dict[str, Any]) -> float | None:
-    """Return the growth of this process's highest resident size, in MB."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
+    """Return by how much this process's highest resident size grew, in MB."""
     torch.set_num_threads(task["threads"])
     shape = task["shape"]
     layer = _layer(SchemeConfig.from_dict(task["config"]), shape["heads"], shape["head_dim"], task["seed"])
     _step(layer, _tensors(shape, 16, task["seed"]), task["impl"])  # what the libraries set up once
     tensors = _tensors(shape, task["length"], task["seed"])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident_mb("VmRSS")
+    if before is None:
+        return None
     _step(layer, tensors, task["impl"])
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / 1e6
+    highest = _resident_mb("VmHWM")
+    return None if highest is None else highest - before
+
+
+def _resident_mb(name: str) -> float | None:
+    """Return this process's resident size now (``VmRSS``) or at its highest (``VmHWM``), as Linux tells it.
+
+    ``getrusage`` will not do: its highest size begins with that of the process that started this one.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(f"{name}:")]
+    return kilobytes[0] * 1024 / 1e6 if kilobytes else None
 
 
 def _growth(cases: list[dict[str, Any]], kernel_size: int) -> dict[str, float]:

@@ -79,9 +79,9 @@ def test_a_state_of_another_scheme_is_refused_whole() -> None:
 def test_initialisation_is_that_of_torch_or_zero() -> None:
     score = ScoreConv(16, 64, kernel_size=3)
     bound = 1 / math.sqrt(32 * 3)
-    assert float(score.weight1.abs().max()) <= bound
-    assert float(score.weight1.abs().max()) > 0.95 * bound
-    assert float(score.weight2.abs().max()) <= 1 / math.sqrt(64 * 3)
+    assert float(score.weight1.detach().abs().max()) <= bound
+    assert float(score.weight1.detach().abs().max()) > 0.95 * bound
+    assert float(score.weight2.detach().abs().max()) <= 1 / math.sqrt(64 * 3)
     zero = ScoreMLP(4, 8, init="zero")
     assert float(zero(torch.randn(1, 8, 3, 3)).detach().abs().max()) == 0
     assert float(zero.weight1.detach().abs().max()) > 0
