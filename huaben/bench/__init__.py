@@ -20,6 +20,13 @@ BENCHES: dict[str, str] = {
     "world_speed": "scenes of the embedded world a second on one core",
     "draw_speed": "seconds and memory of one picture, warm and from a cold start",
     "dit_speed": "sampling with our Hunyuan-DiT beside diffusers' on the same weights",
+    "recall": "associative recall with one attention layer: DAPE V2 against the rest",
+    "extrapolation": "perplexity of the same bytes with 128 to 8192 tokens of context, every position scheme",
+    "che": "length generalisation on Chomsky-hierarchy tasks, scheme by scheme",
+    "attention_speed": "adapted attention by row blocks beside the formulas: time, memory, decoding",
+    "dape_kernel": "the fused attention kernel beside the formulas, row blocks, SDPA and FlexAttention, on a GPU",
+    "transfer": "architecture search on TransNAS-Bench-101: every task from the others, method by method",
+    "ordering": "maximal acyclic subgraphs: kept weight, true order and seconds, solver by solver",
 }
 
 

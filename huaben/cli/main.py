@@ -37,6 +37,8 @@ VERBS: dict[str, str] = {
     "chat": "huaben.cli.chat",
     "world": "huaben.cli.world",
     "train": "huaben.cli.train",
+    "lm": "huaben.cli.lm",
+    "nas": "huaben.cli.nas",
     "bench": "huaben.cli.bench",
     "doctor": "huaben.cli.doctor",
     "version": "huaben.cli.version",
