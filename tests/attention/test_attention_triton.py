@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_importing_it_leaves_triton_alone():
         ({"kernel_size": 4}, "even"),
         ({"kernel_size": 11}, "above 9"),
         ({"q": states(head_dim=256)}, "registers"),
-        ({"q": states(heads=48)}, "registers"),
+        ({"q": states(heads=17)}, "registers"),
         ({"hidden": 512}, "registers"),
         ({"q": states(device="meta")}, "meta"),
     ],
@@ -88,6 +89,24 @@ def test_without_triton_or_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr("huaben.attention.dape_triton.probe", lambda name: Probe(name, "3"))
     monkeypatch.setattr("huaben.attention.dape_triton.interpreted", lambda: False)
     assert "TRITON_INTERPRET" in (triton_supported(states()) or "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kernel_size", "fits"),
+    [
+        ((1, 12, 1, 64), torch.bfloat16, 3, True),
+        ((1, 12, 1, 64), torch.bfloat16, 7, False),
+        ((1, 12, 1, 32), torch.float16, 7, True),
+        ((1, 12, 1, 128), torch.bfloat16, 1, False),
+        ((1, 12, 1, 64), torch.float32, 3, False),
+        ((1, 4, 1, 16), torch.float32, 3, True),
+    ],
+)
+def test_what_exceeds_shared_memory_is_left_to_other_ways(monkeypatch, shape, dtype, kernel_size, fits):
+    monkeypatch.setattr("huaben.attention.dape_triton._platform_problem", lambda device: None)
+    q = SimpleNamespace(shape=shape, dtype=dtype, element_size=lambda: dtype.itemsize, device=torch.device("cuda"))
+    reason = triton_supported(q, hidden=32, kernel_size=kernel_size)  # type: ignore[arg-type]
+    assert reason is None if fits else "shared memory" in str(reason)
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
