@@ -163,6 +163,7 @@ class ArchGraph(Searcher):
             self.note("no task vector of the target: 'zero' ranks for the mean of the source tasks")
         self._source_model = pretrained
         self._model: RelationEnsemble | None = None
+        self._told: tuple[tuple[tuple[Arch, float], ...], RelationEnsemble] | None = None
         self.diagnostics: list[dict[str, Any]] = []
 
     @property
@@ -202,6 +203,13 @@ class ArchGraph(Searcher):
             weights = self.source_model().source_weights(archs, values).tolist()
         model.fit_target(archs, values, task_vector=self.task_vectors.get(self.task.name), source_weights=weights)
         return model
+
+    def _latest(self, rows: Sequence[tuple[Arch, float]]) -> RelationEnsemble:
+        """Return an ensemble fitted on everything told so far, once for the same values; it steers no proposal."""
+        told = tuple(rows)
+        if self._told is None or self._told[0] != told:
+            self._told = told, self._fitted(rows)
+        return self._told[1]
 
     def _rows(self) -> list[tuple[Arch, float]]:
         """Return evaluated architectures and oriented values; twins are one, with their mean."""
@@ -326,7 +334,7 @@ class ArchGraph(Searcher):
         informed = self.variant != "zero" and len({value for _, value in rows}) > 1
         if not self._used and not informed:
             return super()._places()
-        model = self._fitted(rows) if informed else self.source_model()
+        model = self._latest(rows) if informed else self.source_model()
         archs, keys = self._drawn(rows)
         known = {self.candidates.key(arch): (arch, value) for arch, value in rows} if self.variant != "zero" else {}
         told = {trial.key: trial for trial in self.log.complete()}
@@ -350,7 +358,7 @@ class ArchGraph(Searcher):
         with self._lock:
             rows = self._rows()
             informed = self.variant != "zero" and len({value for _, value in rows}) > 1
-            model = self._fitted(rows) if informed else self.source_model()
+            model = self._latest(rows) if informed else self.source_model()
             with torch.no_grad():
                 mean, std = self._relations(model, list(archs)).matrix()
             return mean.numpy(), std.numpy()
