@@ -152,6 +152,41 @@ WORDS: dict[str, tuple[str, str]] = {
     "render_with_masks": ("drawing with masks", "绘制并给出掩码"),
     "sample": ("inventing scenes", "生成场景"),
     "sample_and_render": ("inventing and drawing", "生成并绘制"),
+    # extrapolation
+    "extrapolation": ("Longer contexts than in training", "比训练更长的上下文"),
+    "extrapolation_note": (
+        "Perplexity per byte of the same last {shared} bytes with ever more context before them: small decoders trained "
+        "for {steps} steps on windows of {train_length} bytes; 95 % intervals over windows, means over seeds.",
+        "同样的最后 {shared} 个字节，前面的上下文越来越长时的每字节困惑度："
+        "小解码器只在 {train_length} 字节的窗口上训练了 {steps} 步；"
+        "区间为对窗口的 95 % 区间，对种子取平均。",
+    ),
+    "positions": ("positions", "位置方案"),
+    "context": ("{length} bytes", "{length} 字节"),
+    "seeds": ("seeds", "种子数"),
+    # recall
+    "recall": ("Associative recall with one attention layer", "一层注意力的联想记忆"),
+    "recall_note": (
+        "Eight pairs, then a key: what was its value? Guessing one of the values shown is right a quarter of the time.",
+        "先给出八对键值，再问其中一个键的值。在出现过的值里随便猜，约四分之一能对。",
+    ),
+    "accuracy": ("accuracy", "准确率"),
+    # transfer
+    "transfer": ("Architecture search within 50 evaluations", "50 次评估内的架构搜索"),
+    "transfer_note": (
+        "TransNAS-Bench-101, {rows} micro cells, each of seven tasks as target, the other six as sources: place of the best "
+        "found, in per cent of the table (lower is better); mean over tasks, 95 % intervals over seeds.",
+        "TransNAS-Bench-101 的 {rows} 个微观单元，七个任务轮流作目标，其余六个作来源："
+        "找到的最好架构在整张表中的名次百分比（越低越好）；"
+        "对任务取平均，95 % 区间对种子。",
+    ),
+    "method": ("method", "方法"),
+    "after": ("after {budget}", "{budget} 次后"),
+    "median": ("median run", "中位数"),
+    "worst_task": ("worst task", "最差任务"),
+    "cpu": ("CPU s a search", "每次搜索 CPU 秒"),
+    "published": ("published by the paper’s authors, another metric", "论文作者公布，指标不同"),
+    "noise": ("limit by training noise", "训练噪声的极限"),
 }
 """Headers and row labels: English, Chinese."""
 
@@ -250,7 +285,9 @@ def fill(text: str, records: Mapping[str, dict[str, Any]], language: Language, w
             f"the marks of {where} do not pair: {', '.join(opened) or 'none'}", hint="end each with <!-- /results -->"
         )
     if wrong := [name for name in places if name not in known]:
-        raise DataError(f"{where} has a place for {wrong[0]!r}", hint=f"there are tables for {', '.join(sorted(known))}")
+        raise DataError(
+            f"{where} has a place for {wrong[0]!r}", hint=f"there are tables for {', '.join(sorted(known))}"
+        )
     if homeless := [name for name in TABLES if name in records and name not in places]:
         raise DataError(
             f"{where} has no place for the results of {', '.join(homeless)}",
@@ -370,7 +407,14 @@ def detector_table(results: Mapping[str, Any], say: Say) -> Table:
         )
     guess = dig(results, "chance") or {}
     rows.append(
-        [say("chance"), share(guess.get("recognised")), share(guess.get("accessory")), None, share(guess.get("top1")), None]
+        [
+            say("chance"),
+            share(guess.get("recognised")),
+            share(guess.get("accessory")),
+            None,
+            share(guess.get("top1")),
+            None,
+        ]
     )
     header = [say(key) for key in ("condition", "species_colour", "accessory", "box_iou", "identity", "n_detector")]
     return Table(header, rows, say("detector_note"))
@@ -494,6 +538,65 @@ def world_speed_table(results: Mapping[str, Any], say: Say) -> Table:
     return Table([say(key) for key in ("work", "per_second", "repeats")], rows, note)
 
 
+def extrapolation_table(results: Mapping[str, Any], say: Say) -> Table:
+    """Return one row per position scheme, one column per length."""
+    lengths = [str(length) for length in results.get("lengths", [])]
+    rows = [
+        [
+            f"`{name}`",
+            *(amount(dig(entry, "lengths", length, "perplexity")) for length in lengths),
+            str(len(entry.get("seeds", []))),
+        ]
+        for name, entry in results.get("schemes", {}).items()
+    ]
+    facts = {key: results.get(key, "?") for key in ("shared", "steps", "train_length")}
+    header = [say("positions"), *(say("context", length=length) for length in lengths), say("seeds")]
+    return Table(header, rows, say("extrapolation_note", **facts))
+
+
+def recall_table(results: Mapping[str, Any], say: Say) -> Table:
+    """Return one row per position scheme."""
+    rows = [
+        [f"`{name}`", share(entry["accuracy"]), count(entry["accuracy"])]
+        for name, entry in results.get("schemes", {}).items()
+    ]
+    return Table([say("positions"), say("accuracy"), say("seeds")], rows, say("recall_note"))
+
+
+def transfer_table(results: Mapping[str, Any], say: Say) -> Table:
+    """Return one row per method, the best first."""
+    budgets = ("10", "20", "30")
+    methods = sorted(results.get("methods", {}).items(), key=lambda item: item[1]["percent"]["mean"])
+    rows: list[list[Cell]] = [
+        [
+            f"`{name}`",
+            *(f"{entry['curve'][size]:.2f}" if size in entry["curve"] else None for size in budgets),
+            amount(entry["percent"]),
+            f"{entry['median']:.2f}",
+            f"{entry['worst_task']['mean']:.2f}",
+            f"{entry['cpu_seconds']:.1f}",
+            str(entry["seeds"]),
+        ]
+        for name, entry in methods
+    ]
+    limit = dig(results, "noise_limit", "mean_percent")
+    if limit is not None:
+        rows.append([say("noise"), None, None, None, f"{limit:.2f}", None, None, None, None])
+    published = dig(results, "published", "average_percent")
+    if published:
+        rows.append([say("published"), None, None, None, f"{published[0]:.2f}", None, None, None, None])
+    header = [
+        say("method"),
+        *(say("after", budget=size) for size in budgets),
+        say("after", budget=results.get("budget", 50)),
+        say("median"),
+        say("worst_task"),
+        say("cpu"),
+        say("seeds"),
+    ]
+    return Table(header, rows, say("transfer_note", rows=results.get("rows", "?")))
+
+
 def _several(values: Sequence[float] | None) -> dict[str, float] | None:
     """Return median, lowest and highest of some measurements."""
     if not values:
@@ -509,6 +612,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Say], Table]] = {
     "draw_speed": draw_speed_table,
     "dit_speed": dit_speed_table,
     "world_speed": world_speed_table,
+    "extrapolation": extrapolation_table,
+    "recall": recall_table,
+    "transfer": transfer_table,
 }
 """Experiment -> its table, in the order of the README."""
 
