@@ -80,6 +80,13 @@ def test_runs_are_kept_and_read_back(table: Path, tmp_path: Path, monkeypatch: p
         measure(table, methods=["random"], budget=19, cache=str(tmp_path))
 
 
+def test_ablations_may_run_on_fewer_seeds(table: Path) -> None:
+    found = measure(table, methods=["flops"], ablations=True, ablation_seeds=1, seeds=2, targets=["jigsaw"], budget=10)
+    runs = {name: entry["seeds"] for name, entry in found["methods"].items()}
+    assert runs.pop("flops") == 1
+    assert set(runs.values()) == {1} and len(runs) == 7
+
+
 def test_a_case_in_use_is_left_to_the_other_process(table: Path, tmp_path: Path) -> None:
     bench = transfer.Bench(table, "macro", budget=5, source_size=10, cache=tmp_path)
     chosen = {"random": transfer.all_methods()["random"]}
