@@ -26,6 +26,8 @@ BENCHES: dict[str, str] = {
     "attention_speed": "adapted attention by row blocks beside the formulas: time, memory, decoding",
     "dape_kernel": "the fused attention kernel beside the formulas, row blocks, SDPA and FlexAttention, on a GPU",
     "transfer": "architecture search on TransNAS-Bench-101: every task from the others, method by method",
+    "configurations": "small painters and CLIPs of equal compute, trained for real, and the search on their tables",
+    "adapter_view": "what the adapters of trained models do, head by head",
     "ordering": "maximal acyclic subgraphs: kept weight, true order and seconds, solver by solver",
 }
 

@@ -78,6 +78,27 @@ RESULTS: dict[str, dict[str, Any]] = {
         "threads": 2,
     },
     "world_speed": {"scenes": {"render": {"per_cpu_second": {"mean": 900.0, "low": 850.0, "high": 950.0, "n": 5}}}},
+    "extrapolation": {
+        "lengths": [128, 256],
+        "schemes": {"kerple": {"seeds": [0], "lengths": {str(n): {"perplexity": mean(5.0)} for n in (128, 256)}}},
+    },
+    "recall": {"schemes": {"nope": {"accuracy": mean(0.25)}}},
+    "transfer": {
+        "methods": {
+            "full": {
+                "percent": mean(0.4),
+                "curve": {"10": 4.0, "20": 2.0, "30": 1.0},
+                "median": 0.2,
+                "worst_task": {"task": "jigsaw", "mean": 1.0},
+                "cpu_seconds": 10.0,
+                "seeds": 10,
+            }
+        },
+        "noise_limit": {"mean_percent": 0.1},
+        "published": {"average_percent": [0.16, 0.29]},
+        "rows": 4096,
+        "budget": 50,
+    },
 }
 HARDWARE = {"cpu": "Test CPU", "cpus": 2, "gpu": None}
 
