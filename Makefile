@@ -76,6 +76,7 @@ test: $(VENV)/.huaben-test+hf+search+gpu
 
 lint: $(VENV)/.huaben-lint
 	@$(RUN)/ruff check .
+	$(RUN)/ruff format --check --quiet .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 

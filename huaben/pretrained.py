@@ -183,5 +183,3 @@ class PretrainedModel(nn.Module):
         check_state(model.state_dict(), state, str(Path(folder) / WEIGHTS_NAME))
         model.load_state_dict(state)
         return model.to(device=device).eval()
-
-

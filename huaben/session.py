@@ -58,6 +58,7 @@ CONFIDENT = 0.3
 
 Action = Literal["draw", "recall", "chat", "ask", "refuse"]
 
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn(Config):
     """One finished turn, as ``turns.jsonl`` has it.

@@ -154,5 +154,7 @@ def test_diffusion_exports_without_importing_torch_for_the_contract():
     import subprocess
     import sys
 
-    code = "import sys, huaben.diffusion as d, huaben.diffusion.pipeline; assert 'torch' not in sys.modules; d.HunyuanDiT"
+    code = (
+        "import sys, huaben.diffusion as d, huaben.diffusion.pipeline; assert 'torch' not in sys.modules; d.HunyuanDiT"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -216,5 +216,6 @@ class PairSampler:
         padded = np.zeros((members * tasks, width, 2), dtype=np.int64)  # (0, 0) is a tie: weight 0
         for row, pairs in enumerate(chosen):
             padded[row, : len(pairs)] = pairs
-        places = torch.as_tensor(padded).view(members, tasks, width, 2)
-        return places, *self.label(places)
+        pairs_of = torch.as_tensor(padded).view(members, tasks, width, 2)
+        labels, weights = self.label(pairs_of)
+        return pairs_of, labels, weights

@@ -111,9 +111,7 @@ def warm_pictures(
                 if repeat:
                     for part, seconds in parts.items():
                         times[count][part].append(seconds)
-    return {
-        str(count): {part: timing(values) for part, values in by_part.items()} for count, by_part in times.items()
-    }
+    return {str(count): {part: timing(values) for part, values in by_part.items()} for count, by_part in times.items()}
 
 
 def time_picture(painter: Painter, request: PaintRequest) -> dict[str, float]:

@@ -77,7 +77,9 @@ def check_settings(name: str, run: Callable[..., Any], settings: Mapping[str, An
     result: dict[str, Any] = {}
     for key, value in settings.items():
         if key not in known:
-            raise UsageError(f"measurement {name!r} has no setting {key!r}", hint=f"it has {', '.join(known) or 'none'}")
+            raise UsageError(
+                f"measurement {name!r} has no setting {key!r}", hint=f"it has {', '.join(known) or 'none'}"
+            )
         if isinstance(value, str):
             try:
                 value = json.loads(value)

@@ -41,9 +41,7 @@ def command(
 
     started = time.perf_counter()
     asked = check_seed(secrets.randbits(31) if seed is None else seed)
-    config = PerformanceConfig(
-        size=parse_size(size), steps=steps, guidance_scale=guidance, attempts=attempts
-    )
+    config = PerformanceConfig(size=parse_size(size), steps=steps, guidance_scale=guidance, attempts=attempts)
     conversation, message = Conversation(), Message(text=prompt)
     reply = Screenwriter().read(message, conversation)
     if reply.action != "draw" or reply.page is None:

@@ -90,9 +90,7 @@ def _blocks(image: npt.NDArray[np.uint8]) -> str:
     for y in range(0, rows, 2):
         cells = []
         for upper, lower in zip(pixels[y], pixels[y + 1], strict=True):
-            cells.append(
-                f"\x1b[38;2;{upper[0]};{upper[1]};{upper[2]};48;2;{lower[0]};{lower[1]};{lower[2]}m▀"
-            )
+            cells.append(f"\x1b[38;2;{upper[0]};{upper[1]};{upper[2]};48;2;{lower[0]};{lower[1]};{lower[2]}m▀")
         lines.append("".join(cells) + "\x1b[0m")
     return "\n".join(lines) + "\n"
 

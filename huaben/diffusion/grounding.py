@@ -210,7 +210,9 @@ class Grounder(nn.Module):
         size = (boxes[..., 2:] - boxes[..., :2]).clamp_min(1e-3)
         inside = (cell_centres(grid, boxes) - boxes[..., None, :2]) / size[..., None, :]  # (B, K, N, 2)
         cell = torch.stack([1 / (grid[1] * size[..., 0]), 1 / (grid[0] * size[..., 1])], dim=-1)
-        place = torch.cat([fourier(inside.clamp(-1, 2) * 0.5, PLACE_FREQUENCIES), cell[..., None, :].expand_as(inside)], -1)
+        place = torch.cat(
+            [fourier(inside.clamp(-1, 2) * 0.5, PLACE_FREQUENCIES), cell[..., None, :].expand_as(inside)], -1
+        )
         shown = who[..., None, :] + self.at_place(place.to(who.dtype))
         under = self._resample(grounding.references, boxes, grid)  # (B, K, N, patch)
         seen = self.from_reference(under) + self.reference_flag

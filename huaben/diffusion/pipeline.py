@@ -253,9 +253,7 @@ def _turned(character: CharacterRequest) -> Image | None:
     return pixels
 
 
-def compose_canvas(
-    size: tuple[int, int], crops: Sequence[Image | None], boxes: Sequence[Sequence[float]]
-) -> Image:
+def compose_canvas(size: tuple[int, int], crops: Sequence[Image | None], boxes: Sequence[Sequence[float]]) -> Image:
     """Paste each crop into its box on a grey canvas, later ones over earlier ones.
 
     Args:
@@ -277,7 +275,9 @@ def compose_canvas(
         pad = CROP_MARGIN * max(x1 - x0, y1 - y0)
         left, top = round(x0 - pad), round(y0 - pad)
         shape = max(1, round(x1 + pad) - left), max(1, round(y1 + pad) - top)
-        canvas.paste(PillowImage.fromarray(crop).resize(shape, PillowImage.Resampling.BICUBIC, reducing_gap=2.0), (left, top))
+        canvas.paste(
+            PillowImage.fromarray(crop).resize(shape, PillowImage.Resampling.BICUBIC, reducing_gap=2.0), (left, top)
+        )
     return np.asarray(canvas)
 
 
@@ -521,9 +521,7 @@ class EmbeddedPainter:
                 full.canvas[0] = self.autoencoder.encode_latents(self._tensor(compose_canvas(size, crops, boxes)))[0]
         if free:
             return full
-        return Grounding(
-            *(torch.cat([getattr(empty, name), getattr(full, name)]) for name in Grounding.__slots__)
-        )
+        return Grounding(*(torch.cat([getattr(empty, name), getattr(full, name)]) for name in Grounding.__slots__))
 
     def _phrases(self, phrases: Sequence[str]) -> Tensor:
         """Return pooled phrase embeddings (K, P)."""
@@ -551,7 +549,7 @@ class EmbeddedPainter:
         if guidance is None or guidance.fraction <= 0 or not guidance.masks.any():
             return None
         if guidance.way == "set_in":
-            pixels, inside = guidance.canvas, guidance.masks.any(0)[..., None]
+            pixels, inside = guidance.canvas, np.any(guidance.masks, axis=0)[..., None]
 
             def compose(clean: Tensor) -> Tensor:
                 """Decode, set the characters in, encode."""

@@ -282,9 +282,7 @@ def state_from_transformers(state: dict[str, Tensor], num_layers: int) -> dict[s
     for index in range(num_layers):
         names |= {f"encoder.block.{index}.{old}": f"blocks.{index}.{new}" for old, new in _BLOCK_KEYS.items()}
     return {
-        names.get(name, name): tensor
-        for name, tensor in state.items()
-        if not name.startswith(("decoder.", "lm_head."))
+        names.get(name, name): tensor for name, tensor in state.items() if not name.startswith(("decoder.", "lm_head."))
     }
 
 

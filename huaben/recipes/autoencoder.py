@@ -60,9 +60,7 @@ class AutoencoderRecipe:
         prefetch="thread",
     )
 
-    def __init__(
-        self, *, seed: int = 0, batch_size: int = 16, model: AutoencoderConfig = PRESETS["embedded"]
-    ) -> None:
+    def __init__(self, *, seed: int = 0, batch_size: int = 16, model: AutoencoderConfig = PRESETS["embedded"]) -> None:
         self.seed = check_seed(seed)
         self.batch_size = batch_size
         self.model = model

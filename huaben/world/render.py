@@ -93,7 +93,9 @@ def render(scene: SceneGraph, size: int | tuple[int, int] = 128, *, masks: bool 
     canvas.frombytes(_gradient(scene_back.top, scene_back.bottom, height, width))
     for shape in scene_back.shapes:
         fill = _wash(shape.fill) if style == "ink" else shape.fill
-        canvas.polygon((shape.points * height).ravel().tolist(), aggdraw.Brush(fill[:3], fill[3] if len(fill) > 3 else 255))
+        canvas.polygon(
+            (shape.points * height).ravel().tolist(), aggdraw.Brush(fill[:3], fill[3] if len(fill) > 3 else 255)
+        )
     placed = [place(character, height, width) for character in scene.characters]
     for character, parts in zip(scene.characters, placed, strict=True):
         _draw_character(canvas, sprite_of(character), parts, style, height)

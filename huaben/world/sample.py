@@ -73,9 +73,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return w * h / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]))
 
 
-def _try_box(
-    rng: np.random.Generator, species: str, aspect: float, crowded: bool, picture: float
-) -> tuple[float, ...]:
+def _try_box(rng: np.random.Generator, species: str, aspect: float, crowded: bool, picture: float) -> tuple[float, ...]:
     share = rng.random()
     kind = "small" if share < (0.5 if crowded else 0.3) else "medium" if share < (0.9 if crowded else 0.65) else "large"
     height = SIZE_HEIGHTS[kind] * (0.92 + 0.16 * rng.random())

@@ -198,7 +198,10 @@ def test_parts_of_different_pipelines_are_refused(tiny):
 
     with pytest.raises(CheckpointError, match="clip text width is 32"):
         EmbeddedPainter(
-            painter=tiny.painter, autoencoder=tiny.autoencoder, clip=Clip(PRESETS["tiny"]), text=tiny.text,
+            painter=tiny.painter,
+            autoencoder=tiny.autoencoder,
+            clip=Clip(PRESETS["tiny"]),
+            text=tiny.text,
             tokenizer=tiny.tokenizer,
         )
 
