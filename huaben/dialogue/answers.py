@@ -61,8 +61,8 @@ def helping() -> Answer:
 def is_question(items: list[Item], text: str) -> bool:
     """Return whether a message asks something instead of asking for something."""
     tokens = [item for item in items if isinstance(item, Token)]
-    asks = [item for item in tokens if item.kind == "Q"]
     mark = text.rstrip().endswith(("?", "？"))
+    asks = [item for item in tokens if item.kind == "Q" and (mark or not _is_relative(items, item))]
     commands = [item for item in tokens if item.kind == "CMD" and item.key not in ("dress",)]
     polite = any(item.kind == "MODAL" for item in tokens)
     if re.match(r"\s*(what we see|what if|what about|how about)\b", text.lower()):
@@ -85,6 +85,12 @@ def is_question(items: list[Item], text: str) -> bool:
     if starts and (mark or not commands):
         return not re.match(r"\s*(do|have)\s+(the|a|an|it)\b", text.lower()) or mark
     return mark and not polite and not commands and any(item.kind == "BE" for item in tokens)
+
+
+def _is_relative(items: list[Item], word: Token) -> bool:
+    """Return whether a question word goes on about the noun before it ("a turtle who lived on the beach")."""
+    at = items.index(word)
+    return at > 0 and isinstance(items[at - 1], Noun) and word.text.lower() in ("who", "which", "where")
 
 
 def answer(items: list[Item], sheet: Sheet) -> Answer:

@@ -9,7 +9,7 @@ from .describing import ATTRIBUTE_KINDS, describe_nouns, next_noun, relation_aft
 from .draft import Draft, Sheet, Stuck
 from .grammar import Item, Noun, Token
 from .references import focused, nobody, resolve
-from .staffing import draw
+from .staffing import draw, landmark
 from .words import join, worn
 
 
@@ -104,6 +104,10 @@ def swap(clause: list[Item], sheet: Sheet) -> None:
         pair = list(group) if len(group) == 2 else list(sheet.drafts)
     if len(pair) != 2 or pair[0] is pair[1]:
         there = [draft.the("en") for draft in sheet.drafts], [draft.the("zh") for draft in sheet.drafts]
+        if len(sheet.drafts) < 2:
+            raise Stuck(
+                "ask", "It takes two to change places. Who else should be there?", "要有两个才能交换。再加上谁？"
+            )
         raise Stuck("ask", f"Which two should change places: {join(there[0], 'en', last='or')}?",
                     f"要交换哪两个：{join(there[1], 'zh', last='还是')}？")  # fmt: skip
     a, b = pair
@@ -159,8 +163,7 @@ def change(clause: list[Item], sheet: Sheet) -> None:
         if isinstance(item, Noun):
             relation = relation_after(clause, index) if targets or _moves_later(clause, index) else None
             if relation is not None and targets:
-                anchor = resolve(item, sheet)[0]
-                _relate(targets, relation[0], anchor, sheet)
+                _relate(targets, relation[0], item, sheet)
                 acted, index = True, relation[1]
                 continue
             if item.kind == "unknown":
@@ -197,7 +200,7 @@ def change(clause: list[Item], sheet: Sheet) -> None:
             noun = clause[at] if at is not None else None
             if at is not None and isinstance(noun, Noun):
                 movers = targets or focused(sheet)
-                _relate(movers, item.key, resolve(noun, sheet)[0], sheet)
+                _relate(movers, item.key, noun, sheet)
                 acted, index = True, at
         elif item.kind in (*ATTRIBUTE_KINDS, "COMP", "UPDOWN"):
             if item.kind == "ACCESSORY" and not targets:
@@ -220,7 +223,7 @@ def change(clause: list[Item], sheet: Sheet) -> None:
             noun = clause[at] if at is not None else None
             if at is not None and isinstance(noun, Noun):
                 seen = resolve(noun, sheet)[0]
-                for draft in targets or focused(sheet):
+                for draft in [draft for draft in targets or focused(sheet) if draft is not seen]:
                     sheet.gazes.append((draft, seen))
                     sheet.say(f"{draft.the('en')} looks at {seen.the('en')}", f"{draft.the('zh')}看着{seen.the('zh')}")
                 acted, assigned, index = True, True, at
@@ -236,10 +239,10 @@ def change(clause: list[Item], sheet: Sheet) -> None:
         for token, no in pending:
             acted |= _set(token, targets, sheet, no=no, little=little, commands=commands)
     if not acted:
-        if sheet.did or (targets and sheet.changed):
+        if sheet.did or sheet.hours or (targets and sheet.changed):
             return
         if targets and all(
-            isinstance(i, Noun) or i.kind in ("FUNC", "BE", "WEAK", "DE", "ADVERB", "Q") for i in clause
+            isinstance(i, Noun) or i.kind in ("FUNC", "BE", "WEAK", "DE", "ADVERB", "Q", "FLUFF") for i in clause
         ):
             sheet.doubt = _what(targets, clause, sheet)
             return
@@ -328,8 +331,13 @@ def _what(targets: list[Draft], clause: list[Item], sheet: Sheet) -> Stuck:
     )
 
 
-def _relate(targets: list[Draft], relation: str, anchor: Draft, sheet: Sheet) -> None:
-    """Move characters to a place next to another."""
+def _relate(targets: list[Draft], relation: str, noun: Noun, sheet: Sheet) -> None:
+    """Move characters to a place next to another, which comes in if it is a thing that is not there yet."""
+    anchors = landmark(noun, sheet)
+    if not anchors:
+        raise Stuck("ask", f"Only {sheet.limit} fit in one picture. Who should make room?",
+                    f"一张画最多放{sheet.limit}个。要去掉哪一个？")  # fmt: skip
+    anchor = anchors[0]
     words = {
         "left": ("left of", "左边"), "right": ("right of", "右边"), "beside": ("next to", "旁边"),
         "above": ("above", "上方"), "below": ("below", "下方"), "behind": ("behind", "后面"),

@@ -8,6 +8,7 @@ from .changing import change, names_new_first, prefer, replace, swap
 from .describing import ATTRIBUTE_KINDS, deny_colours, describe_nouns, gather, pin_down
 from .draft import Sheet
 from .grammar import Item, Noun, Token
+from .handing import exchange, hand_over, name_handed, only_wearer
 from .references import refers
 from .scenery import skip_accessory_looks, take_scene
 from .staffing import add, count, draw, keep_or_count, opens_negated, remove
@@ -24,22 +25,58 @@ def interpret(clause: list[Item], sheet: Sheet, *, first: bool) -> None:
     Raises:
         Stuck: when something has to be asked.
     """
-    clause = skip_accessory_looks(clause, sheet)
+    clause = skip_accessory_looks(_without_no(clause), sheet)
     clause = pin_down(deny_colours(gather(clause)), sheet)
     told = len(sheet.did)
+    whole = clause
     clause = take_scene(clause, sheet)
     if not _has_content(clause, scene=len(sheet.did) > told):
         return
+    clause = name_handed(clause, sheet)
+    if hand_over(clause, sheet) or exchange(clause, sheet):
+        return
     commands = [item.key for item in clause if isinstance(item, Token) and item.kind == "CMD"]
     if "take" in commands:
-        away = any(isinstance(i, Token) and i.text.lower() in ("off", "away", "out", "down", "from") for i in clause)
+        away = _takes_accessory(clause) or any(
+            isinstance(i, Token) and i.text.lower() in ("off", "away", "out", "down", "from") for i in clause
+        )
         commands.append("remove" if away else "move")
     nouns = [item for item in clause if isinstance(item, Noun)]
     handler = _choose(clause, commands, nouns, sheet, first)
     dresses = any(isinstance(item, Token) and item.kind == "ACCESSORY" for item in clause)
     if handler is add and (not nouns or (dresses and all(refers(noun, sheet) for noun in nouns))):
         handler = change
+    edits = bool({"change", "replace"} & set(commands)) and sheet.page is not None
+    if edits and handler in (replace, draw) and len(sheet.did) > told and _goes_on_after_scene(whole, nouns, sheet):
+        handler = add
     handler(clause, sheet)
+    if handler is change:
+        only_wearer(clause, sheet)
+
+
+def _without_no(clause: list[Item]) -> list[Item]:
+    """Drop the "no" that only contradicts ("no, only the cat", "no the dog should be red")."""
+    if len(clause) < 2 or not isinstance(clause[0], Token) or clause[0].text.lower() != "no":
+        return clause
+    following = clause[1]
+    contradicts = following.det == "def" if isinstance(following, Noun) else following.kind in ("ONLY", "WEAK", "CMD")
+    return clause[1:] if contradicts else clause
+
+
+def _goes_on_after_scene(clause: list[Item], nouns: list[Noun], sheet: Sheet) -> bool:
+    """Return whether somebody new is named after the scene was changed ("背景换成晚上，要有星星")."""
+    scene = next((i for i, item in enumerate(clause) if item.kind in ("BACKGROUND", "STYLE")), len(clause))
+    first = clause.index(nouns[0]) if nouns and nouns[0] in clause else -1
+    apart = any(isinstance(item, Token) and item.kind in ("WEAK", "CONJ") for item in clause[scene:first])
+    return scene < first and apart and not any(refers(noun, sheet) for noun in nouns)
+
+
+def _takes_accessory(clause: list[Item]) -> bool:
+    """Return whether "take" is said of what somebody wears, and of nobody it should go to."""
+    worn = any(isinstance(item, Token) and item.kind == "ACCESSORY" for item in clause)
+    return worn and not any(
+        isinstance(item, Token) and item.text.lower() in ("to", "on", "onto", "给") for item in clause
+    )
 
 
 def _choose(
@@ -59,6 +96,9 @@ def _choose(
         there = [draft.species for draft in sheet.drafts]
         if len(nouns) == 1 and nouns[0].attrs and there.count(nouns[0].species or "") == 1:
             return prefer
+    if here and len(nouns) == 2 and not commands and all(refers(noun, sheet) for noun in nouns):
+        if any(isinstance(item, Token) and item.text == "换一下" for item in clause):
+            return swap
     if "swap" in commands and here and not _exchanges_for_new(clause, nouns, sheet):
         return swap
     if here and _is_count(clause, commands, nouns, sheet):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .draft import Sheet
 from .grammar import Item, Noun, Token
-from .references import refers
+from .references import OBJECT_KEYS, refers
 from .scenery import SMALL_KINDS
 
 ATTRIBUTE_KINDS = ("COLOUR", "ACCESSORY", "EXPRESSION", "FACING", "SIZE", "PLACE", "VARIED")
@@ -14,8 +14,10 @@ _PLACE_RELATIONS = {"left": "left", "right": "right", "top": "above", "bottom": 
 def gather(clause: list[Item]) -> list[Item]:
     """Make "one of them" one phrase, and let 都 make the nouns before it mean all of them."""
     result: list[Item] = []
-    for item in clause:
+    for index, item in enumerate(clause):
         last = result[-1] if result else None
+        if isinstance(item, Token) and item.text.lower() in ("on", "onto") and _stands_on(clause, index):
+            item = Token("REL", "above", item.text, item.start, item.end, item.han)
         if isinstance(item, Noun) and item.attrs.get("facing") == "flip":
             item.attrs["facing"] = "left"
         if isinstance(item, Noun) and item.kind == "all" and item.han and item.text in ("都", "全", "全都", "全部"):
@@ -61,6 +63,19 @@ def gather(clause: list[Item]) -> list[Item]:
                 item = Token("COMP", sign, item.text, item.start, item.end, item.han)
         result.append(item)
     return result
+
+
+def _stands_on(clause: list[Item], index: int) -> bool:
+    """Return whether "on" says that somebody is on top of a thing ("an owl on a tree")."""
+    at = next_noun(clause, index)
+    below = clause[at] if at is not None else None
+    if not isinstance(below, Noun) or below.species not in OBJECT_KEYS:
+        return False
+    before = next(
+        (item for item in reversed(clause[:index]) if isinstance(item, Noun) or item.kind not in (*SMALL_KINDS, "OUT")),
+        None,
+    )
+    return isinstance(before, Noun) and before.kind != "unknown"
 
 
 def deny_colours(clause: list[Item]) -> list[Item]:

@@ -131,6 +131,9 @@ class Sheet:
         dressed: ids whose accessory this message set.
         gazes: who looks at whom; settled once everybody has a place.
         doubt: what to ask if the rest of the message changes nothing.
+        hours: times of day that were named, as (key, text); settled once the background is known.
+        scene_said: whether this message named a background.
+        handed: the accessory this message took off somebody, for "and put it on the dog".
         text: the message.
     """
 
@@ -154,6 +157,9 @@ class Sheet:
     dressed: set[str] = field(default_factory=set)
     gazes: list[tuple[Draft, Draft]] = field(default_factory=list)
     doubt: Stuck | None = None
+    hours: list[tuple[str, str]] = field(default_factory=list)
+    scene_said: bool = False
+    handed: str | None = None
     text: str = ""
 
     @classmethod

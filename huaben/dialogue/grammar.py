@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ..world.vocabulary import Language
-from .lexicon import EMOJI, PLURAL_ACCESSORIES, PLURAL_SPECIES, TRADITIONAL, lexicon
+from .lexicon import EMOJI, ORDINALS, PLURAL_ACCESSORIES, PLURAL_SPECIES, TRADITIONAL, lexicon
 
 _HAN = re.compile(r"[㐀-鿿]")
 _STRONG = ".!?\n。！？"
@@ -21,6 +21,7 @@ _WEAK = ",;；:、，：()（）\"'“”‘’《》[]-—~/"
 _SMILEYS = re.compile(
     "[\U0001f600-\U0001f637\U0001f641-\U0001f64f\U0001f440-\U0001f4ab\u2764\u2728\U0001f389\U0001f90d-\U0001f92f\U0001f970-\U0001f97a\ufe0f\u200d\U0001f3fb-\U0001f3ff]"
 )
+_WANTS = frozenset("want wants would wanted likes 想 想要 想看 要 希望 喜欢 要看 要求".split())
 _COMPOUND = frozenset("车船花鱼山雪树海星鸟")
 
 
@@ -64,6 +65,7 @@ class Noun:
         plural: whether several are meant.
         every: whether all that fit are meant (都).
         attrs: what stands before the noun: colour, size, expression, facing, place, accessory.
+        ordinal: which one in the order of coming ("the second dog", "第二只"), or None.
         lacks: accessories it is said not to have.
         hint: size that a Chinese prefix suggests (小猫); too weak to tell characters apart.
         relation: left, right, ... of ``anchor``.
@@ -81,6 +83,7 @@ class Noun:
     det: str = "bare"
     plural: bool = False
     every: bool = False
+    ordinal: int | None = None
     attrs: dict[str, str] = field(default_factory=dict)
     lacks: set[str] = field(default_factory=set)
     hint: str | None = None
@@ -169,7 +172,27 @@ def tokenize(text: str) -> list[Token]:
         token.plural = _is_plural(token)
         tokens.append(token)
         at, gap = end, False
-    return _settle(tokens)
+    return _settle(_without_asker(tokens))
+
+
+def _without_asker(tokens: list[Token]) -> list[Token]:
+    """Return the tokens without people who only ask for something ("my daughter wants …", "老师想要…")."""
+    result: list[Token] = []
+    for token in tokens:
+        if token.kind == "MODAL" and token.text.lower() in _WANTS:
+            begin = len(result)
+            while begin and (result[begin - 1].kind == "UNKNOWN" or result[begin - 1].key == "person"):
+                begin -= 1
+            owned = begin > 0 and (
+                result[begin - 1].key == "def" or result[begin - 1].text in ("我", "我们", "家", "我家")
+            )
+            named = any(part.key == "person" for part in result[begin:])
+            before = begin - 1 if owned else begin
+            opens = before == 0 or result[before - 1].kind in ("STRONG", "WEAK", "FUNC", "CONJ", "THEN")
+            if begin < len(result) and opens and (owned or (named and result[begin].han)):
+                del result[begin - owned :]
+        result.append(token)
+    return result
 
 
 def _english(
@@ -223,6 +246,12 @@ def _settle(tokens: list[Token]) -> list[Token]:
             token.kind, token.key = "MEAS", "只"
         if token.kind == "Q" and token.key == "how many" and token.han and wants and token.text.startswith("几"):
             token.kind, token.key = "NUM", "3"
+        if token.kind == "NUM" and token.han and last is not None and last.text == "第" and last.end == token.start:
+            last.kind, last.key, last.text, last.end = "DET", f"nth {token.key}", last.text + token.text, token.end
+            continue
+        if last is not None and last.key == "def" and not token.han and token.text.lower() in ORDINALS:
+            if following is not None and following.kind in ("SPECIES", "ONE", "GENERIC", *_ADJECTIVES):
+                token.kind, token.key = "DET", f"nth {ORDINALS[token.text.lower()]}"
         if token.kind == "ONE" and following is not None and following.kind in ("MEAS",):
             token.kind, token.key = "NUM", "1"
         if token.text in EMOJI and last is not None and (last.kind, last.key) == (token.kind, token.key):
@@ -367,9 +396,17 @@ def _measures_thing(tokens: list[Token], index: int) -> bool:
 def _continues(tokens: list[Token], index: int) -> bool:
     """Return whether unknown words only modify a noun that follows at once."""
     while index < len(tokens) and tokens[index].kind in ("UNKNOWN", "OUT", "DE", *_ADJECTIVES, "FLUFF"):
-        if tokens[index].kind == "OUT" and tokens[index].key in ("action",):
+        if tokens[index].kind == "OUT" and tokens[index].key == "action":
+            return False
+        if tokens[index].kind == "OUT" and tokens[index].key == "activity" and not _modifies_at_once(tokens, index):
             return False
         index += 1
+    return index < len(tokens) and tokens[index].kind in ("SPECIES", "GENERIC", "ONE")
+
+
+def _modifies_at_once(tokens: list[Token], index: int) -> bool:
+    """Return whether an activity stands right before its noun ("a dancing cat", "跳舞的猫")."""
+    index += 1 + (index + 1 < len(tokens) and tokens[index + 1].kind == "DE")
     return index < len(tokens) and tokens[index].kind in ("SPECIES", "GENERIC", "ONE")
 
 
@@ -397,6 +434,8 @@ def _phrase_start(tokens: list[Token], head: int, floor: int) -> int:
             ok = token.text in ("一些", "些") or after.kind in _ADJECTIVES
         elif token.kind in ("UNKNOWN", "OUT"):
             ok = not (token.kind == "OUT" and token.key == "action") and _modifies(tokens, index)
+            if token.kind == "OUT" and token.key == "activity":
+                ok = _is_before_noun(tokens, index, floor)
         elif token.kind == "FUNC":
             ok = token.text.lower() in ("很", "非常", "very", "really", "quite", "特别", "十分", "最", "另外") or (
                 token.text in _WEARS and after.kind in ("ACCESSORY", *_ADJECTIVES) and begin <= head - 1
@@ -451,6 +490,12 @@ def _modifies(tokens: list[Token], index: int) -> bool:
     return after.kind in ("SPECIES", "DE", "GENERIC", "ONE", *_ADJECTIVES, "UNKNOWN", "OUT", "FLUFF")
 
 
+def _is_before_noun(tokens: list[Token], index: int, floor: int) -> bool:
+    """Return whether an activity is an adjective here: right before its noun, after a determiner or with 的."""
+    counted = index > floor and tokens[index - 1].kind in ("DET", "NUM", "MEAS", *_ADJECTIVES, "FLUFF")
+    return _modifies_at_once(tokens, index) and (counted or tokens[index + 1].kind == "DE")
+
+
 def _has_owner(tokens: list[Token], index: int) -> bool:
     """Return whether a Chinese place word belongs to the noun before it ("猫左边的狗")."""
     before = tokens[index - 1] if index else None
@@ -502,7 +547,9 @@ def _noun(tokens: list[Token], begin: int, head: int) -> Noun:
     for index in range(begin, head + (1 if token.kind in ("MEAS", "DET", "ONE", "ALL", "NUM") else 0)):
         part = tokens[index]
         if part.kind == "DET":
-            dets.append(part.key)
+            dets.append("def" if part.key.startswith("nth ") else part.key)
+            if part.key.startswith("nth "):
+                noun.ordinal = int(part.key.removeprefix("nth "))
             if part.text.lower() == "some" and noun.plural:
                 noun.number = 3
             if part.text.lower() in ("一只", "a second"):
@@ -613,6 +660,12 @@ def _goes_on(items: list[Item], index: int, clause: list[Item]) -> bool:
 def _is_late_command(items: list[Item], index: int, clause: list[Item]) -> bool:
     """Return whether a Chinese command without punctuation before it starts another clause (画猫再画狗)."""
     item = items[index]
-    if not isinstance(item, Token) or item.text not in ("再画", "再加", "再来", "再添"):
+    if not isinstance(item, Token):
+        return False
+    if item.key in ("put", "dress", "move") and any(isinstance(part, Noun) for part in items[index + 1 :]):
+        taken = [part.kind if part.kind != "CMD" else part.key for part in clause if isinstance(part, Token)]
+        if "remove" in taken and "ACCESSORY" in taken:
+            return True
+    if item.text not in ("再画", "再加", "再来", "再添"):
         return False
     return any(isinstance(part, Noun) for part in clause)

@@ -30,7 +30,7 @@ MORE: dict[str, dict[str, str]] = {
     "species": {
         "cat": "kitties kittens pussycat|花猫 小花猫 喵星人 小猫咪 猫猫",
         "dog": "doggo pup puppies doggies|汪星人 狗子 小狗狗",
-        "rabbit": "bunny_rabbit bunnies|兔兔 白兔 小白兔 兔宝宝",
+        "rabbit": "bunny_rabbit bunnies|兔兔 兔宝宝",
         "bear": "teddy_bear teddies|狗熊 熊宝宝 熊熊",
         "mouse": "|小鼠 耗子",
         "pig": "piggies piglets|猪猪 小猪猪",
@@ -150,11 +150,11 @@ PLURAL_ACCESSORIES: frozenset[str] = frozenset("hats caps crowns scarves scarfs 
 COMMANDS: dict[str, str] = {
     "draw": "draw paint create generate draw_me paint_me make_me show_me picture_of drawing_of illustrate sketch"
     " a_picture_of an_image_of a_drawing_of a_painting_of an_illustration_of picture_with depict design render give_me to_see love_to_see illustration_with image_with drawing_with painting_with"
-    " once_upon_a_time there_lived there_live what_we_see_is make_a_picture_of make_a_drawing_of draw_a_picture_of"
+    " once_upon_a_time there_once_was once_there_was there_was_once there_lived there_live what_we_see_is make_a_picture_of make_a_drawing_of draw_a_picture_of"
     "|画 画一张 画一幅 画一个 画个 画出 绘制 生成 画张 画幅 来一张 来一幅 来张 来幅 创作 描绘 做一张 给我画 帮我画 画画 我们看到的是 从前"
     " 一幅画 住着 画一画 重新画 重画",
     "add": "add put_in include also_draw insert bring bring_back bring_in also_add there_should_also_be join joins"
-    " come comes_back comes came_back come_back appears arrives enters meets meet draw_in"
+    " come comes_back comes came came_back come_back appears arrives enters meets meet draw_in"
     " i_also_want copy duplicate"
     "|加 加上 加入 添加 添上 添 加个 加一个 再画 再加 再来 再添 放上 画上 增加 补上 多画 多加 再放 再要 再给 复制 摆上 还要 带上 回来 带回来 叫回来"
     " 出现 来了 遇见 遇到 加进来 加进去 请来 来 配上",
@@ -168,9 +168,9 @@ COMMANDS: dict[str, str] = {
     "change": "make change turn recolor recolour color_it dye set become becomes turns let makes should_be to_be edit"
     " adjust modify update turn_into changes coloured colored tint"
     "|改 变 让 使 弄成 涂成 染成 设成 设为 调成 应该是 刷成 画成 上色 改变 修改 调整 变得 涂",
-    "dress": "wear wears put_on puts_on dress dressed have_on gets get should_wear"
-    "|戴上 戴 戴着 围上 围 围着 穿上 穿 穿着 系上 系 佩戴 系着 配 戴了 头戴",
-    "put": "put give gives|给 放 摆 搁",
+    "dress": "wear wears put_on puts_on dress dressed have_on gets get should_wear borrow borrows"
+    "|戴上 戴 戴着 围上 围 围着 穿上 穿 穿着 系上 系 佩戴 系着 配 戴了 头戴 戴到 戴在 戴回",
+    "put": "put give gives gave pass passes lend lends|给 送给 递给 借给 还给 让给 交给 传给 拿给 送 放 摆 搁",
     "take": "take takes took|拿 拿掉了",
     "move": "move shift place push drag slide put_over moves stand bring_over send relocate position"
     "|移到 移动 移动到 挪到 放到 放在 搬到 移 挪 移去 移至 站到 移向 拉到 推到 换到 移往 往 走到 跑到 移动至 靠",
@@ -292,7 +292,7 @@ WORDS: dict[str, dict[str, str]] = {
         "|不 不要 没有 没 别 不戴 不用 不带 无 不再 别画 不画 不要画 别让 别戴 不需要 除了 不是 不想要",
     },
     "CONJ": {
-        "and": "and plus as_well_as along_with as_well with_its &|和 与 跟 以及 还有 并且 而且 同 及 并 还 外加 加上还有"
+        "and": "and n plus as_well_as along_with as_well with_its &|和 与 跟 以及 还有 并且 而且 同 及 并 还 外加 加上还有"
     },
     "THEN": {"then": "later later_on next_day the_next_day the_next_morning one_day the_next then after_that afterwards next|然后 接着 再 之后 接下来 最后 随后 随即 后来 第二天 次日 不久 过了一会儿 有一次 后来呢"},
     "DET": {
@@ -329,11 +329,11 @@ WORDS: dict[str, dict[str, str]] = {
     "ONLY": {"only": "only just|只 只有 仅 就"},
     "MODAL": {
         "can": "can could would will may might want wants like would_like i'd_like can't please i_want i_need let's shall"
-        " need i'd_love i_would_like i_want_to want_to i'd want_you_to would_you could_you can_you"
+        " need needs needed can_u could_u i'd_love i_would_like i_want_to want_to i'd want_you_to would_you could_you can_you"
         "|请 帮 帮我 给我 能 可以 想 想要 要 希望 麻烦 我要 我想 我想要 我要看 能不能 可不可以 请你 请帮我 想看 来个 可否 能否 我希望 要求 喜欢 应该 应当 必须 需要 愿意",
     },
-    "BE": {"is": "is are was were be been being am looks feels appears_to_be stays stands live lives stood standing"
-           "|是 有 在 站 坐 站着 坐着 位于 站在 坐在 待在 躺 躺在 住在 是在 位于 正在 位置在 呆在 在一起"},
+    "BE": {"is": "is are was were be been being am looks feels appears_to_be stays stands live lives lived stood standing"
+           "|是 有 在 停 站 坐 站着 坐着 位于 站在 坐在 待在 躺 躺在 住在 是在 位于 正在 位置在 呆在 躲在 藏在 趴在 蹲在 在一起"},
     "VAGUE": {
         "vague": "nicer better prettier different differently something_else improve nicely interesting more_interesting"
         " fancier cooler cuter more_beautiful more_colourful more_colorful improved beautiful_again else fix"
@@ -351,6 +351,10 @@ WORDS: dict[str, dict[str, str]] = {
         "colour": "different_colors different_colours in_different_colors in_different_colours of_different_colors"
         " of_different_colours various_colors various_colours differently_coloured differently_colored"
         "|不同颜色 不同颜色的 各种颜色 各色 颜色不同 各种颜色的 颜色各不相同 不一样的颜色"
+    },
+    "HOUR": {
+        "night": "sunset sundown dusk twilight|日落 落日 夕阳 夕阳西下 黄昏 傍晚 晚霞",
+        "day": "sunrise dawn daybreak sunshine sunlight|日出 清晨 黎明 拂晓 朝阳 朝霞 阳光",
     },
     "UPDOWN": {"top": "up upwards higher|往上 向上", "bottom": "down downwards lower|往下 向下"},
     "ADVERB": {"too": "also too as_well again|也 又 同样 也都"},
@@ -375,6 +379,7 @@ QUESTION: dict[str, str] = {
 }
 
 FUNCTION_EN = """
+oops ops before pls plz u ur gonna wanna gimme lemme row became become liked loved enjoyed cause because while
 a an the of to for with in on at by and or as so now here there this that these those it its it's i i'm me my mine you your
 we us our they their who whom which whose has have had do did does done be is are was were been being please just really very
 quite pretty rather one another some any then also too again still already yet let lets let's if but than from into up out off
@@ -393,22 +398,22 @@ depicting having wearing wears during under's today tonight change changed first
 
 FLUFF_EN = """
 lonely single solitary sole
-sunny quiet calm peaceful cozy cosy warm dreamy clean tidy proper regular usual typical proud pleased gentle tender precious delightful
+sunny quiet calm peaceful cozy cosy warm dreamy clean tidy proper regular usual typical proud pleased gentle cold hungry thirsty bored busy tender precious delightful
 cute adorable beautiful lovely nice sweet funny friendly gorgeous charming wonderful amazing cool good great simple
-colourful colorful dear kind pleasant super fantastic awesome fun best fine magical alone kindly quickly perfect
+colourful colorful dear kind pleasant super fantastic awesome fun best fine magical alone kindly quickly perfect brave naughty lazy clever smart shy curious playful fluffy furry
 """.split()
 
 FUNCTION_ZH = """
 的 地 得 了 着 过 吧 呢 啊 呀 哦 噢 嘛 哈 啦 哎 嗯 喔 哇 里 上 中 下 内 间 们 就 那 这 个 我 你 您 我们 你们 咱们 咱 一张 一幅 图 图片 图像 画面
 图画 画面里 画面上 画面中 图里 图中 图上 画里 画中 画上面 照片里 幅 张 现在 然后呢 把 将 被 以 用 样子 样 身上 头上 脖子上 头 脖子 脸 眼睛 脸上
 非常 很 特别 十分 挺 真 太 最 比较 稍微 一下 一下子 起来 出来 过来 过去 下来 上去 下去 进来 进去 看 看看 看起来 看上去 看着 瞧 像 像是 变 一样 似的
-那么 这样 那样 一个 个头 表情 位置 颜色 色 风格 风格的 背景 场景 身体 整个 全身 一种 种 款 故事 里面 里边 上边儿 之中 其 其它 其他 时候 时 刚才 之前
+分别 前 往前 往后 排成一排 站成一排 站成 一排 那么 这样 那样 一个 个头 表情 位置 颜色 色 风格 风格的 背景 场景 身体 整个 全身 一种 种 款 故事 里面 里边 上边儿 之中 其 其它 其他 时候 时 刚才 之前
 一会 一会儿 先 再 还 还是 只是 但是 但 不过 可是 而 风 因为 所以 如果 吗 么 呗 哟 嘿 哈哈 嘻嘻 请问 知道 觉得 说 叫 做 弄 开始 完 好 好的 行 可以 那边 这边
 来 去 到 给 让 帮 想 要 能 会 吧 对 第 一 幅画 张画 一副 作品 画风 呈现 地点 是 整体 换 变化 主角 镜头 画布 旁 边 面 侧 身 有着 带着 带 拿着 顶着 配着 着 处
 """.split()
 
 FLUFF_ZH = """
-可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 孤单 孤独 孤零零 安静 宁静 平静 晴朗 温暖 阳光明媚 独自 单独 独自一人 心爱 亲爱 今天 白天 早上 早晨 中午 下午 一共 总共 共 主意 改主意 试 次 步 长 不变 一次 方式 方法 找 找个 每次 这次 那次 上次 忘了 别管 那只是 不如 干脆 顺便 麻烦你 辛苦 只不过 嘛 哎呀 额 话说 对了 其实 就是 就好 就行 行了 好了 好啦 今天 好吗 可以吗 行吗 好不好 可以么 好么 行不行 怎么样呢 如何 名字 一天 有一天 天气
+可爱 可爱的 漂亮 漂亮的 好看 好看的 美丽 美丽的 萌萌 萌萌的 萌 温馨 美 棒 有趣 有趣的 好玩 乖乖 乖巧 调皮 友好 帅气 帅 酷 简单 简单的 神奇 超级 超 孤单 孤独 孤零零 安静 宁静 平静 晴朗 温暖 阳光明媚 独自 单独 独自一人 心爱 亲爱 勇敢 勇敢的 聪明 聪明的 害羞 害羞的 懒 懒懒 懒洋洋 好奇 冷 饿 渴 好冷 很冷 肚子饿 毛茸茸 毛茸茸的 毛绒绒 毛绒绒的 今天 白天 早上 早晨 中午 下午 一共 总共 共 主意 改主意 试 次 步 长 不变 一次 方式 方法 找 找个 每次 这次 那次 上次 忘了 别管 那只是 不如 干脆 顺便 麻烦你 辛苦 只不过 嘛 哎呀 额 话说 对了 其实 就是 就好 就行 行了 好了 好啦 今天 好吗 可以吗 行吗 好不好 可以么 好么 行不行 怎么样呢 如何 名字 一天 有一天 天气
 """.split()
 
 POSES: dict[str, frozenset[str]] = {}
@@ -421,7 +426,7 @@ for _words, _species in (
     ("shining shines shine twinkling glowing sparkling bright|闪闪 闪烁 发光 闪亮 闪闪发光 闪着光 闪耀 亮晶晶 亮", "star"),
     ("sailing sails sail|航行 开着", "boat"),
     ("growing grows blooming|长着 盛开 开着 生长 开放 种着", "tree flower mushroom"),
-    ("parked|停着 停在", "car boat"),
+    ("parked perched|停着 停在", "car boat bird owl"),
 ):
     for _word in _words.replace("|", " ").split():
         POSES[_word] = frozenset(_species.split()) | POSES.get(_word, frozenset())
@@ -435,9 +440,9 @@ OUTSIDE: dict[str, str] = {
     " 燕子 猴子 猴 猩猩 大猩猩 老虎 虎 豹子 豹 狼 大灰狼 鹿 小鹿 梅花鹿 长颈鹿 犀牛 骆驼 袋鼠 考拉 刺猬 松鼠 仓鼠 海豚 鲨鱼 章鱼 鳄鱼 螃蟹 虾 龙虾"
     " 水母 海星 金鱼 蛇 蜥蜴 蜘蛛 蜜蜂 蝴蝶 蚂蚁 瓢虫 蜻蜓 蜗牛 毛毛虫 虫子 熊猫 大熊猫 北极熊 狮子狗 驴 驴子 蝙蝠 海豹 浣熊 怪兽 怪物 麒麟 小龙 喷火龙 飞龙",
     "person": "person people man woman boy girl child children kid kids baby princess prince king queen knight doctor teacher"
-    " mother father mom dad mum farmer astronaut pirate wizard witch santa human robot robots alien fairy mermaid superman"
+    " mother father mom dad mum farmer astronaut pirate wizard witch santa human robot robots alien fairy mermaid superman daughter son daughters sons student students pupil pupils class toddler grandma grandpa"
     " batman pikachu ninja clown chef police policeman fireman soldier|人 男孩 女孩 孩子 小孩 小孩子 婴儿 宝宝 公主 王子 国王 王后 女王 骑士 医生 老师"
-    " 妈妈 爸爸 爷爷 奶奶 哥哥 姐姐 弟弟 妹妹 农民 宇航员 海盗 巫师 女巫 圣诞老人 机器人 外星人 仙女 美人鱼 超人 蝙蝠侠 皮卡丘 忍者 小丑 厨师 警察 消防员 士兵 雪人"
+    " 妈妈 爸爸 爷爷 奶奶 哥哥 姐姐 弟弟 妹妹 农民 宇航员 海盗 巫师 女巫 圣诞老人 机器人 外星人 仙女 美人鱼 超人 蝙蝠侠 皮卡丘 忍者 小丑 厨师 女儿 儿子 孙女 孙子 学生 学生们 同学 同学们 孩子们 宝贝 警察 消防员 士兵 雪人"
     " 小朋友 男人 女人 老人 孙悟空 奥特曼 人物 人类 小人",
     "vehicle": "spaceship rocket plane airplane aeroplane aircraft helicopter train truck bus bicycle bike motorcycle submarine"
     " tank ufo tractor taxi|飞船 宇宙飞船 火箭 飞机 直升机 火车 卡车 公交车 公共汽车 自行车 摩托车 潜水艇 坦克 飞碟 拖拉机 出租车 马车 救护车 消防车 警车 高铁 地铁"
@@ -457,15 +462,20 @@ OUTSIDE: dict[str, str] = {
     " 蛋糕 披萨 冰淇淋 面包 西瓜 食物 桌子 椅子 床 书 书本 电脑 手机 台灯 太阳 月亮 彩虹 雨 下雨 闪电 火 雨伞 伞 剑 枪 旗子 国旗 礼物 盒子 箱子 包 书包 鞋子 鞋 衣服"
     " 裙子 外套 手套 领带 项链 戒指 翅膀 玫瑰 玫瑰花 向日葵 仙人掌 草莓 胡萝卜 黄瓜 雪球 蜡烛 窗户 门 篮子 风筝 骨头 玩具 娃娃 铃铛 杯子 瓶子 沙发 灯 灯笼 石头 蛋 鸡蛋"
     " 圣诞树 鸟巢 鸟笼 鱼缸 树屋 狗窝 车轮 贝壳 椰子树 苹果树 竹子 糖果 巧克力 橙子 橘子 篝火 帐篷 相机 耳环 靴子 袜子 裤子 尾巴 花瓶 花盆 电视 钟 时钟 秋千 雪花 冰 冰块 泡泡",
-    "action": "playing play plays running runs run jumping jumps jump dancing dances dance singing sings sing eating eats eat"
-    " drinking drinks reading reads riding rides driving drives chasing chases hugging holding holds kicking throwing"
-    " fighting kissing climbing cooking fishing skiing surfing skating studying writing painting's talking laughing's crying's"
-    " hunting digging walking's flying's cuddling wrestling racing|弹 弹钢琴 弹着钢琴 弹吉他 踢 踢球 踢足球 打 打球 打篮球 打架 吃 吃着 喝 喝水 喝茶 读书 看书 看电视 骑"
-    " 骑着 骑车 追 追着 追逐 抱 抱着 拥抱 玩 玩耍 玩球 跳舞 唱歌 唱 跳 跳跃 跑 跑步 奔跑 钓鱼 划船 开车 种花 堆雪人 滑雪 爬山 爬树 爬 写字 说话 聊天 做饭 亲吻 上学 上班"
-    " 工作 学习 飞奔 散步 打雪仗 放风筝 冲浪 滑冰 溜冰 荡秋千 晒太阳 挖 咬 踩 举 举着 拿 握着 吹 吹着 扔 打滚 吃鱼 吃草 抓 抓鱼 追赶",
+    "activity": "playing play plays played running run runs jumping jumps jump dancing dances dance singing sings sing talking"
+    " walking strolling wandering hiding hides resting rests relaxing chatting exploring skipping hopping hops marching"
+    " celebrating partying exercising sunbathing having_fun have_fun has_fun having_a_good_time hanging_out studying skating"
+    " skiing surfing listening listening_to_music listens_to_music wrestling racing chasing chases chase following follows hugging hugs hug cuddling kissing"
+    "|听音乐 听歌 听着音乐 玩 玩耍 玩儿 玩闹 嬉戏 嬉闹 游玩 做游戏 玩游戏 捉迷藏 跳舞 唱歌 唱 跳 跳跃 蹦 蹦跳 蹦蹦跳跳 跳来跳去 跑 跑步 奔跑 飞奔 跑来跑去 散步 散着步 漫步"
+    " 走路 走来走去 打滚 晒太阳 聊天 说话 休息 歇着 追 追着 追逐 追赶 抱 抱着 拥抱 亲吻 滑雪 滑冰 溜冰 冲浪 爬 爬山 学习 上学 上班 工作 躲 躲着",
+    "action": "eating eats eat drinking drinks reading reads riding rides driving drives holding holds kicking throwing"
+    " fighting climbing cooking fishing writing painting's laughing's crying's hunting digging flying's"
+    "|弹 弹钢琴 弹着钢琴 弹吉他 踢 踢球 踢足球 打 打球 打篮球 打架 吃 吃着 喝 喝水 喝茶 读书 看书 看电视 骑"
+    " 骑着 骑车 玩球 钓鱼 划船 开车 种花 堆雪人 爬树 写字 做饭"
+    " 打雪仗 放风筝 荡秋千 挖 咬 踩 举 举着 拿 握着 吹 吹着 扔 吃鱼 吃草 抓 抓鱼",
     "look": "striped spotted transparent invisible wooden golden's metal rainbow-coloured old broken dirty fat thin tall wild"
-    " magic silver bronze neon multicolored multicoloured plaid checkered lazy scared brave naughty bald furry fluffy hairy|彩色"
-    " 条纹 斑点 透明 隐形 木头 木制 金属 破旧 破 旧 老 胖 胖胖 瘦 高 古老 银色 彩虹色 五彩 懒 害怕 勇敢 毛茸茸 毛绒绒 光头 银 花斑 害羞 邪恶 聪明 五颜六色",
+    " magic silver bronze neon multicolored multicoloured plaid checkered scared bald hairy|彩色"
+    " 条纹 斑点 透明 隐形 木头 木制 金属 破旧 破 旧 老 胖 胖胖 瘦 高 古老 银色 彩虹色 五彩 害怕 光头 银 花斑 邪恶 五颜六色",
 }
 """Things people ask for that the world does not have, so that they are named correctly when refused."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ..promptbook.layout import centre, height
 from ..world.scene import place_key, size_key
-from ..world.vocabulary import ANIMALS, term
+from ..world.vocabulary import ANIMALS, OBJECTS, term
 from .draft import Draft, Sheet, Stuck
 from .grammar import Noun
 from .message import Pending
 from .words import join
 
 ANIMAL_KEYS = frozenset(entry.key for entry in ANIMALS)
+OBJECT_KEYS = frozenset(entry.key for entry in OBJECTS)
 
 
 def refers(noun: Noun, sheet: Sheet) -> bool:
@@ -57,6 +58,10 @@ def resolve(noun: Noun, sheet: Sheet, *, among: list[Draft] | None = None) -> li
     if noun.det in ("other", "another") and len(fits) > 1:
         fits = [draft for draft in fits if draft.id not in sheet.focus] or fits
     fits = _filter(noun, fits, sheet)
+    if noun.ordinal is not None:
+        if noun.ordinal > len(fits):
+            raise nobody(noun, sheet)
+        return fits[noun.ordinal - 1 : noun.ordinal]
     if len(fits) == 1 or noun.plural or noun.every or noun.kind == "all":
         if noun.number is not None and noun.number < len(fits) and noun.number > 1:
             return fits[: noun.number]

@@ -6,7 +6,7 @@ from ..world.vocabulary import term
 from .draft import Sheet, Stuck
 from .grammar import Item, Noun, Token
 from .stage import HIGH_SPECIES
-from .words import WHERE, join
+from .words import WHERE, join, names
 
 SMALL_KINDS = ("FUNC", "BE", "DE", "MODAL", "FLUFF", "ADVERB", "DEGREE", "THEN", "SHADE", "ONLY", "POSE")
 
@@ -61,6 +61,10 @@ def take_scene(clause: list[Item], sheet: Sheet) -> list[Item]:
     rest: list[Item] = []
     scenes = sum(isinstance(item, Token) and item.kind == "BACKGROUND" for item in clause)
     for index, item in enumerate(clause):
+        if isinstance(item, Token) and item.kind == "HOUR":
+            if _before(clause, index) not in ("NEG", "FROM"):
+                sheet.hours.append((item.key, item.text))
+            continue
         if not isinstance(item, Token) or item.kind not in ("BACKGROUND", "STYLE"):
             if isinstance(item, Token) and item.kind == "PROP" and item.key in ("background", "style"):
                 continue
@@ -140,10 +144,31 @@ def _note_one(kind: str, chosen: str, left: list[str], sheet: Sheet) -> None:
     )
 
 
+def settle_hours(sheet: Sheet) -> None:
+    """Take the nearest backdrop for a time of day, unless another one was asked for; say what is not drawn."""
+    for key, text in sheet.hours:
+        if key in WHERE and (not sheet.scene_said or sheet.background == key):
+            _set_scene("background", key, sheet)
+            sheet.note(
+                "hour",
+                f"{key} is the nearest I have to {text}",
+                f"“{text}”最接近的背景是{term('background', key).zh[0]}",
+            )
+        elif sheet.changed:
+            sheet.note("hour", f"I can't draw {text}", f"“{text}”画不出来")
+        else:
+            sheet.doubt = Stuck(
+                "ask",
+                f"I can't draw {text}. Which background would you like: {names('background', 'en', last='or')}?",
+                f"我画不了“{text}”。背景要哪一种：{names('background', 'zh', last='还是')}？",
+            )
+
+
 def _set_scene(kind: str, key: str, sheet: Sheet) -> None:
     """Set background or style."""
     entry = term(kind, key)
     if kind == "background":
+        sheet.scene_said = True
         if sheet.background != key:
             sheet.background = key
             sheet.changed = True

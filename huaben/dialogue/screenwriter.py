@@ -37,7 +37,9 @@ from .lexicon import (
     YES,
 )
 from .message import Conversation, Memory, Message, Pending, Reply, clean_text
+from .recalling import described_picture, find_described, is_understood
 from .references import resolve
+from .scenery import settle_hours
 from .words import WHERE, join, people
 
 _PICTURE_EN = r"(?:picture|pictures|image|page|drawing|version|scene|one|painting|illustration)"
@@ -69,7 +71,7 @@ _STEPS = re.compile(
 )
 _ZH_DIGITS = {letter: index for index, letter in enumerate("零一二三四五六七八九十")} | {"两": 2}
 _POLITE = re.compile(
-    r"^(?:please|now|then|ok|okay|well|so|oh|hmm|and|but|actually|hey|hi|hello|请|那|那么|嗯|哦|现在|然后|呃|好的|好)[\s,，]+|"
+    r"^(?:please|now|then|ok|okay|well|so|oh|hmm|and|but|actually|hey|hi|hello|oops|sorry|请|那|那么|嗯|哦|现在|然后|呃|好的|好)[\s,，]+|"
     r"[\s,，]*(?:please|thanks|thank you|for now|now|huaben|吧|啊|呀|呢|哦|啦|谢谢|一下)$"
 )
 
@@ -349,7 +351,7 @@ class _Reading:
         """Show an earlier picture again."""
         number = self._wanted_picture(plain)
         if number is None:
-            return None
+            return self._recall_described(plain)
         drawn = self.memory.drawn
         if not drawn:
             return self._talk("chat", *answers.NOTHING_DRAWN)
@@ -365,6 +367,27 @@ class _Reading:
         place = number if number > 0 else len(drawn) + 1 + number
         ordinal = {1: "first", 2: "second", 3: "third"}.get(place, f"{place}th")
         return self._recalled(index, memory, (f"Here is the {ordinal} picture again.", f"这是第{place}张。"))
+
+    def _recall_described(self, plain: str) -> Reply | None:
+        """Show the latest earlier picture of which a description is true; None where there is no such picture."""
+        described = described_picture(plain)
+        drawn = self.memory.drawn
+        if described is None or not drawn or not is_understood(described[0]):
+            return None
+        what, certain = described
+        current = self.memory.trail[-1] if self.memory.trail else drawn[-1]
+        earlier = tuple(dict.fromkeys(index for index in reversed(drawn) if index != current))
+        index = find_described(what, self.conversation.book, (*earlier, current), self.memory.focus, self.language)
+        if index is None and certain:
+            en = f"I find no earlier picture like that among the {len(drawn)} so far. Which one would you like?"
+            return self._talk("ask", en, f"到现在的{len(drawn)}张画里没有这样的。要看哪一张？")
+        if index is None:
+            return None
+        if index == current:
+            return self._recalled(index, self.memory, ("It is this one.", "就是这一张。"))
+        memory = self.memory.replace(trail=(*self.memory.trail, index), undone=())
+        number = drawn.index(index) + 1
+        return self._recalled(index, memory, (f"Here is picture {number} again.", f"这是第{number}张。"))
 
     @staticmethod
     def _wanted_picture(plain: str) -> int | None:
@@ -450,7 +473,9 @@ class _Reading:
 
     def _work(self, items: list[Item]) -> Reply:
         """Apply the clauses of a message, then report what was unknown, ask, or draw."""
-        unknown = [] if self.ignore_unknown else self._unknown(items)
+        unknown = self._unknown(items)
+        pastimes = [text for text, kind in unknown if kind == "activity"]
+        unknown = [] if self.ignore_unknown else [(text, kind) for text, kind in unknown if kind != "activity"]
         sheet = self._open()
         stuck: Stuck | None = None
         drew = False
@@ -461,13 +486,26 @@ class _Reading:
                 drew = drew or sheet.fresh or len(sheet.added) > before
         except Stuck as caught:
             stuck = caught
+        settle_hours(sheet)
         if unknown:
             return self._report(unknown, sheet, stuck, items)
+        if pastimes and (not sheet.changed or stuck is not None) and self._only_pastimes(sheet, stuck):
+            return self._report([(text, "action") for text in pastimes], sheet, stuck, items)
+        if pastimes:
+            sheet.note(
+                "activity",
+                f"everyone stands or sits, so {join(pastimes, 'en')} is not drawn",
+                f"角色只会站着或坐着，画不出{join([f'“{text}”' for text in pastimes], 'zh')}",
+            )
         if stuck is not None:
             memory = self.memory.replace(pending=stuck.pending, language=self.language, focus=tuple(sheet.focus))
             action = "refuse" if stuck.action == "refuse" else "ask"
             text = stuck.en if self.language == "en" else stuck.zh
             return Reply(action=action, text=text, language=self.language, page=self.page, memory=memory)  # type: ignore[arg-type]
+        full = next((note for note in sheet.notes if note[0] == "too_many"), None)
+        if not sheet.changed and full is not None:
+            en, zh = f"{full[1].capitalize()}. Who should make room?", f"{full[2]}。要去掉哪一个？"
+            return self._talk("ask", en, zh, focus=tuple(sheet.focus))
         if not sheet.changed and sheet.doubt is not None:
             return self._talk("ask", sheet.doubt.en, sheet.doubt.zh, focus=tuple(sheet.focus))
         if not sheet.changed:
@@ -475,6 +513,11 @@ class _Reading:
         page, edits, said = sheet.finish(self.raw)
         en, zh = self._account(sheet, page)
         return self._drawn(sheet, page, edits, said, en, zh)
+
+    @staticmethod
+    def _only_pastimes(sheet: Sheet, stuck: Stuck | None) -> bool:
+        """Return whether a message asked for an activity and for nothing else that has to be settled first."""
+        return stuck is None or (stuck.pending is None and not sheet.did and not sheet.added)
 
     def _nothing(self, items: list[Item]) -> Reply:
         """Answer a message that changed nothing."""
@@ -589,6 +632,8 @@ class _Reading:
                 continue
             if spans and joined:
                 spans[-1][1] = max(int(spans[-1][1]), item.end)
+                if "activity" in (kind, spans[-1][2]) and kind != spans[-1][2]:
+                    spans[-1][2] = "action"
             elif not spans or item.end > int(spans[-1][1]):
                 spans.append([item.start, item.end, kind])
             joined = True

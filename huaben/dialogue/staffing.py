@@ -7,7 +7,7 @@ from ..world.vocabulary import term
 from .describing import describe_nouns
 from .draft import Draft, Sheet, Stuck
 from .grammar import Item, Noun, Token
-from .references import fits_look, nobody, refers, resolve
+from .references import OBJECT_KEYS, fits_look, nobody, refers, resolve
 from .words import NUMBERS_EN, NUMBERS_ZH, people, worn
 
 _UNDRESSING = frozenset("摘掉 摘 摘了 脱掉 脱 脱了 摘下 摘下来 脱下 off".split()) | {"take off", "takes off"}
@@ -70,10 +70,7 @@ def _make(nouns: list[Noun], made: dict[int, list[Draft]], sheet: Sheet) -> None
             if noun.plural
             else 1
         )
-        attrs = {"species": noun.species}
-        attrs |= {k: v for k, v in noun.attrs.items() if k in ("colour", "accessory", "expression", "facing", "size")}
-        if noun.hint and "size" not in attrs:
-            attrs["size"] = noun.hint
+        attrs = _looks(noun)
         group, member = [], 0
         for turn in range(count):
             if "varied" in noun.attrs:
@@ -88,14 +85,44 @@ def _make(nouns: list[Noun], made: dict[int, list[Draft]], sheet: Sheet) -> None
         made[id(noun)] = group
     for noun in nouns:
         if noun.gaze is not None and made.get(id(noun)):
-            seen = made.get(id(noun.gaze)) or resolve(noun.gaze, sheet)
+            seen = made[id(noun.gaze)] if id(noun.gaze) in made else landmark(noun.gaze, sheet)
             sheet.gazes.extend((draft, seen[0]) for draft in made[id(noun)] if seen and seen[0] is not draft)
         if noun.relation is None or noun.anchor is None or not made.get(id(noun)):
             continue
-        anchors = made.get(id(noun.anchor)) or resolve(noun.anchor, sheet)
+        anchors = made[id(noun.anchor)] if id(noun.anchor) in made else landmark(noun.anchor, sheet)
         for draft in made[id(noun)]:
             if anchors and anchors[0] is not draft:
                 sheet.relate(draft, noun.relation, anchors[0])
+
+
+def _looks(noun: Noun) -> dict[str, str]:
+    """Return the attributes a new character gets from its noun phrase."""
+    attrs = {"species": noun.species or ""}
+    attrs |= {k: v for k, v in noun.attrs.items() if k in ("colour", "accessory", "expression", "facing", "size")}
+    if noun.hint:
+        attrs.setdefault("size", noun.hint)
+    return attrs
+
+
+def landmark(noun: Noun, sheet: Sheet) -> list[Draft]:
+    """Return who a relation is with; a thing ("the tree"), or a newcomer ("a dog"), comes in where it is not there yet.
+
+    Empty, with a note, when the picture is full.
+
+    Raises:
+        Stuck: when it is not clear who is meant.
+    """
+    there = any(draft.species == noun.species for draft in sheet.drafts)
+    if noun.kind != "noun" or noun.species is None or (there and noun.det not in ("indef", "another")):
+        return resolve(noun, sheet)
+    if noun.det not in ("indef", "another") and noun.species not in OBJECT_KEYS:
+        return resolve(noun, sheet)
+    back = [] if noun.det in ("indef", "another") else sheet.absent(noun.species)
+    draft = sheet.bring_back(back[0]) if back else sheet.new(_looks(noun))
+    if draft is None:
+        return []
+    _say_added([draft], sheet)
+    return [draft]
 
 
 def _exclude(noun: Noun, sheet: Sheet) -> None:
@@ -258,6 +285,7 @@ def _undress(nouns: list[Noun], keys: list[str], sheet: Sheet) -> None:
         raise Stuck(
             "ask", f"Nobody in the picture wears {name}. What should I change?", f"画面里没有谁戴着{zh}。要改什么？"
         )
+    sheet.handed = None
     for draft in targets:
         had = draft.attrs["accessory"]
         if keys and had not in keys:
@@ -269,6 +297,7 @@ def _undress(nouns: list[Noun], keys: list[str], sheet: Sheet) -> None:
             continue
         draft.attrs["accessory"] = "none"
         if had != "none":
+            sheet.handed = had
             entry = term("accessory", had)
             sheet.say(f"{draft.the('en')} has no {entry.en[0]} any more", f"{draft.the('zh')}不戴{entry.zh[0]}了")
     sheet.changed = True

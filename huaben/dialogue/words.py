@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..world.captions import BACKGROUND_PHRASES
 from ..world.vocabulary import TERMS, Language, term
 
 UNCOUNTED = frozenset({"glasses", "headphones"})
 
-WHERE: dict[str, tuple[str, str]] = {
-    "beach": ("on the beach", "海滩上"),
-    "snow": ("in the snow", "雪地里"),
-    "forest": ("in the forest", "森林里"),
-    "night": ("under the night sky", "夜空下"),
-    "meadow": ("on the meadow", "草地上"),
-    "sea": ("in the sea", "大海里"),
-    "desert": ("in the desert", "沙漠里"),
-    "city": ("in the city", "城市里"),
-    "room": ("in a room", "房间里"),
-    "mountain": ("in the mountains", "山里"),
-    "sky": ("in the sky", "天空中"),
-}
+WHERE = BACKGROUND_PHRASES
+"""Where a page is, in the words that the painter was trained on."""
 
 NUMBERS_ZH = ("零", "一", "两", "三", "四", "五", "六", "七", "八", "九", "十")
 NUMBERS_EN = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
