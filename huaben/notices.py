@@ -15,6 +15,7 @@ from .errors import ConfigError
 NOTICES: dict[str, dict[str, str]] = {
     "en": {
         "attempts_used": "The picture was painted {count} times before it was kept.",
+        "background_wrong": "The background should be {expected} but looks like {found}.",
         "best_of_attempts": "None of {count} attempts shows everything as asked; the best one is kept.",
         "character_absent": "{name} was not found in the picture.",
         "character_colour": "{name} should be {expected} but looks {found}.",
@@ -33,6 +34,7 @@ NOTICES: dict[str, dict[str, str]] = {
     },
     "zh": {
         "attempts_used": "这张图画了 {count} 次才定稿。",
+        "background_wrong": "背景应该是{expected}，看起来却是{found}。",
         "best_of_attempts": "{count} 次尝试都没有完全符合要求，保留了最好的一张。",
         "character_absent": "画面里没有找到{name}。",
         "character_colour": "{name}应该是{expected}，看起来却是{found}。",

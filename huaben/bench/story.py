@@ -58,7 +58,7 @@ def run(
     steps: int = 20,
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
-    guided_fraction: float = 0.85,
+    guided_fraction: float = 0.95,
     size: int = 128,
     ceiling: bool = True,
 ) -> dict[str, Any]:

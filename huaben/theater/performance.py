@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 MAX_PICTURE_SEED = 2**53 - 1
 """Seeds of pictures are kept small enough for every JSON reader."""
+LOOK = (("colour", ""), ("accessory", "none"), ("expression", ""))
+"""What is sketched anew when the page wants it otherwise, and what counts where the page says nothing."""
 Guidance = Literal[GuidanceWay, "off"]
 MIN_MATCH = 0.2
 """A seen character that scores less is not taken for a planned one."""
@@ -84,7 +86,7 @@ class PerformanceConfig(Config):
     use_references: bool = True
     sketch: bool = True
     guidance: Guidance = "set_in"
-    guided_fraction: float = 0.85
+    guided_fraction: float = 0.95
     guidance_weight: float = 0.8
     max_characters: int = 4
 
@@ -99,7 +101,7 @@ class PerformanceConfig(Config):
                 f"guidance={self.guidance!r} is none of {', '.join(get_args(Guidance))}", hint="use 'set_in'"
             )
         if not 0.0 <= self.guided_fraction <= 1.0:
-            raise ConfigError(f"guided_fraction={self.guided_fraction} is not in [0, 1]", hint="0.85 is a good value")
+            raise ConfigError(f"guided_fraction={self.guided_fraction} is not in [0, 1]", hint="0.95 is a good value")
         if self.max_characters < 1:
             raise ConfigError(f"max_characters={self.max_characters} is less than 1")
 
@@ -142,18 +144,19 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One painted picture: its seed, its score and what was found in it."""
+    """One painted picture: its seed, its score and what was found in it; the background is right if nobody asked."""
 
     seed: int
     score: float
     seconds: float
     extra: int = 0
     findings: tuple[Finding, ...] = ()
+    background_right: bool = True
 
     @property
     def right(self) -> bool:
-        """Every planned character is right."""
-        return all(finding.right for finding in self.findings)
+        """Every planned character is right, and so is the background."""
+        return self.background_right and all(finding.right for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -162,6 +165,7 @@ class Attempt:
             "score": round(self.score, 4),
             "seconds": round(self.seconds, 3),
             "extra": self.extra,
+            "background": self.background_right,
             "characters": [
                 {
                     "id": finding.id,
@@ -254,7 +258,7 @@ def perform(
         step = None if on_step is None else _bind(on_step, number)
         painting = painter.paint(request, on_step=step, should_cancel=should_cancel)
         reading = reader.detect([painting.image], masks=True)[0] if reader is not None else None
-        attempt = _judge(characters, reading, painting, cast, config)
+        attempt = _judge(characters, page.background, reading, painting, cast, config)
         tried.append((attempt, painting, request, reading))
         if attempt.right:
             break
@@ -263,7 +267,7 @@ def perform(
     if reading is None:
         warnings += (notice("unverified"),) if characters else ()
     else:
-        warnings += _verdict(characters, attempt, reading, len(tried))
+        warnings += _verdict(characters, page.background, attempt, reading, len(tried))
         cast = remember(cast, characters, attempt, reading, painting.image, turn, sketches)
     return Performance(
         image=painting.image,
@@ -387,7 +391,7 @@ def remember(
         if entry is not None:
             drawn = sketches.get((character.id, character.instance))
             if drawn is not None:
-                look = (entry.species, entry.colour, character.attribute("accessory", "none"))
+                look = (entry.species, *_wanted_look(character))
                 entry = replace(entry, look=look, crop=drawn.crop, mask=drawn.mask, facing=drawn.facing)
             cast = cast.add(entry)
     return cast
@@ -420,12 +424,16 @@ def _sketches(
     sketches = {}
     for character in characters:
         entry = _reference(character, cast, config)
-        wanted = (character.attribute("colour"), character.attribute("accessory", "none"))
-        if entry is None or (entry.look[1], entry.look[2]) != wanted:
+        if entry is None or entry.look[1:] != _wanted_look(character)[: len(entry.look) - 1]:
             drawn = sketch(character, page, story_seed, config.size)
             if drawn is not None:
                 sketches[character.id, character.instance] = drawn
     return sketches
+
+
+def _wanted_look(character: Character) -> tuple[str, ...]:
+    """Return colour, accessory and expression as the page wants them."""
+    return tuple(character.attribute(name, default) for name, default in LOOK)
 
 
 def _bind(on_step: Callable[[int, Progress], None], number: int) -> Callable[[Progress], None]:
@@ -510,23 +518,32 @@ def _similarity(entry: CastEntry | None, seen: ReadCharacter) -> float | None:
 
 def _judge(
     characters: Sequence[Character],
+    background: str,
     reading: Reading | None,
     painting: Painting,
     cast: Cast,
     config: PerformanceConfig,
 ) -> Attempt:
-    """Score one picture: the mean over its characters, less a little for each uninvited one."""
+    """Score one picture: the mean over its characters, less for each uninvited one and for another background."""
     if reading is None:
         return Attempt(seed=painting.seed, score=0.0, seconds=painting.seconds)
     findings = find_characters(characters, reading, cast, config.tolerance)
     extra = len(reading.characters) - sum(finding.seen is not None for finding in findings)
     mean = sum(finding.score for finding in findings) / len(findings) if findings else 1.0
+    background_right = background not in TERMS["background"] or reading.background == background
     return Attempt(
-        seed=painting.seed, score=mean - 0.05 * extra, seconds=painting.seconds, extra=extra, findings=findings
+        seed=painting.seed,
+        score=mean - 0.05 * extra - 0.15 * (not background_right),
+        seconds=painting.seconds,
+        extra=extra,
+        findings=findings,
+        background_right=background_right,
     )
 
 
-def _verdict(characters: Sequence[Character], attempt: Attempt, reading: Reading, tries: int) -> tuple[Notice, ...]:
+def _verdict(
+    characters: Sequence[Character], background: str, attempt: Attempt, reading: Reading, tries: int
+) -> tuple[Notice, ...]:
     """Say how often it was painted, and what is still wrong."""
     if attempt.right:
         return (notice("attempts_used", count=tries),) if tries > 1 else ()
@@ -548,6 +565,9 @@ def _verdict(characters: Sequence[Character], attempt: Attempt, reading: Reading
                 )
         if not finding.place_right:
             notices.append(notice("character_misplaced", name=character.name))
+    if not attempt.background_right:
+        wanted, found = _both("background", background), _both("background", reading.background)
+        notices.append(notice("background_wrong", expected=wanted, found=found))
     return tuple(notices)
 
 

@@ -1,5 +1,7 @@
 """A page to a picture: checks, retries, announcements and the cast (invariants 2, 5, 6, 14 and 17)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from painters import BlindReader, Recorder, character, page
@@ -197,3 +199,42 @@ def test_an_unknown_way_of_guidance_is_refused():
         CONFIG.replace(guidance="trace")
     with pytest.raises(ConfigError, match="guided_fraction"):
         CONFIG.replace(guided_fraction=1.5)
+
+
+class Elsewhere(BlindReader):
+    """Reads like the oracle, but sees another background the first ``failures`` times."""
+
+    def detect(self, images, *, masks=False):
+        self.calls += 1
+        readings = self.reader.detect(images, masks=masks)
+        if self.calls <= self.failures:
+            return [replace(reading, background="snow") for reading in readings]
+        return readings
+
+
+def test_another_background_is_painted_again_and_said():
+    painter = Recorder()
+    _, once = play(page(character()), painter=painter, reader=Elsewhere(painter.painter, 1))
+    assert [attempt.background_right for attempt in once.attempts] == [False, True]
+    assert [note.code for note in once.warnings] == ["attempts_used"]
+    _, always = play(page(character()), painter=painter, reader=Elsewhere(painter.painter, 9))
+    assert [note.code for note in always.warnings] == ["best_of_attempts", "background_wrong"]
+
+
+class Sketching(Recorder):
+    """A painter that wants sketches."""
+
+    paints_from_sketch = True
+
+
+def test_the_cast_keeps_the_sketch_until_the_look_changes():
+    painter = Sketching()
+    _, first = play(page(character()), painter=painter)
+    entry = first.cast.choose("1")
+    drawn = painter.requests[0].characters[0].reference
+    np.testing.assert_array_equal(entry.crop, drawn)
+    play(page(character()), first.cast, painter)
+    np.testing.assert_array_equal(painter.requests[-1].characters[0].reference, drawn)
+    for look in ({"expression": "sad"}, {"accessory": "crown"}):
+        play(page(character(**look)), first.cast, painter)
+        assert not np.array_equal(painter.requests[-1].characters[0].reference, drawn), look
