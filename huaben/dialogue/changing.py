@@ -218,6 +218,13 @@ def change(clause: list[Item], sheet: Sheet) -> None:
                 assigned = True
             else:
                 pending.append((token, False))
+        elif item.kind == "LOOKAT" and item.key == "each other":
+            pair = targets if len(targets) == 2 else sheet.drafts
+            if len(pair) == 2:
+                sheet.gazes += [(pair[0], pair[1]), (pair[1], pair[0])]
+                names = [draft.the("en") for draft in pair], [draft.the("zh") for draft in pair]
+                sheet.say(f"{join(names[0], 'en')} look at each other", f"{join(names[1], 'zh')}互相看着")
+                acted = assigned = True
         elif item.kind == "LOOKAT":
             at = next_noun(clause, index)
             noun = clause[at] if at is not None else None

@@ -235,6 +235,9 @@ def describe_nouns(clause: list[Item], sheet: Sheet) -> tuple[list[Noun], list[N
                     noun.relation, noun.anchor = item.key, anchor
             else:
                 waiting = (item.key, anchor)
+        elif item.kind == "LOOKAT" and item.key == "each other":
+            if len(group) > 1:
+                group[-2].gaze, group[-1].gaze = group[-1], group[-2]
         elif item.kind == "LOOKAT":
             seen_at = next_noun(clause, index)
             seen = clause[seen_at] if seen_at is not None else None

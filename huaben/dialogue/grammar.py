@@ -645,15 +645,15 @@ def _goes_on(items: list[Item], index: int, clause: list[Item]) -> bool:
         return False
     noun = items[index] if index < len(items) else None
     command = items[index + 1] if index + 1 < len(items) else None
-    acts = any(isinstance(item, Token) and item.kind == "CMD" for item in clause)
+    acts = any(isinstance(item, Token) and item.kind in ("CMD", "EXPRESSION") for item in clause)
+    went = any(isinstance(item, Token) and (item.kind, item.key) == ("CMD", "remove") for item in clause)
     return (
         acts
         and isinstance(noun, Noun)
         and noun.han
         and noun.det in ("bare", "def")
         and isinstance(command, Token)
-        and command.kind == "CMD"
-        and command.key != "draw"
+        and ((command.kind == "CMD" and command.key != "draw") or (command.kind == "EXPRESSION" and went))
     )
 
 

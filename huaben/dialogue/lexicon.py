@@ -68,7 +68,7 @@ MORE: dict[str, dict[str, str]] = {
         "hat": "hats caps|帽 小帽子",
         "crown": "crowns|小皇冠 冠",
         "scarf": "scarves scarfs|围脖 围巾",
-        "glasses": "eyeglasses|墨镜 太阳镜",
+        "glasses": "eyeglasses sunglasses|墨镜 太阳镜",
         "bowtie": "bow_ties bowties bows|领带结",
         "headphones": "headphone headset|耳麦",
     },
@@ -342,6 +342,8 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "SHADE": {"shade": "light dark pale deep vivid|浅 深 淡 鲜 暗 亮"},
     "LOOKAT": {
+        "each other": "face_each_other faces_each_other facing_each_other look_at_each_other looks_at_each_other"
+        " looking_at_each_other|面对面 对视 互相看着 互相看 相互看着 互相望着 看着对方 面对对方 面朝对方",
         "at": "look_at looks_at looking_at face faces watch watches watching stare_at stares_at staring_at gaze_at turn_to"
         "|看着 看向 盯着 望着 望向 面向 面对 面朝 面对着 面向着 朝着 朝"
     },

@@ -352,3 +352,24 @@ def test_a_newcomer_named_with_a_new_backdrop_replaces_nobody(first, text):
     reply = last(first, text)
     assert sorted(c.category for c in reply.page.characters) == ["cat", "star"]
     assert reply.page.background == "night"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        ("a cat on the left and a dog on the right", "they should face each other"),
+        ("a cat on the left and a dog on the right looking at each other",),
+        ("左边一只猫，右边一只狗", "让它们面对面"),
+        ("左边一只猫，右边一只狗", "猫和狗互相看着"),
+    ],
+)
+def test_two_look_at_each_other(messages):
+    reply = last(*messages)
+    assert reply.action == "draw", reply.text
+    assert who(reply.page, "cat").attribute("facing") == "right"
+    assert who(reply.page, "dog").attribute("facing") == "left"
+
+
+def test_each_part_of_a_story_has_its_own_subject():
+    page = last("画一只困倦的猪和一个气球", "小猪醒了，气球不见了，小猪哭了").page
+    assert [(c.category, c.attribute("expression")) for c in page.characters] == [("pig", "sad")]
