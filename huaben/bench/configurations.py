@@ -49,7 +49,7 @@ from ..rng import numpy_stream
 from ..training import fit
 from .experiment import bootstrap
 
-EVALUATED = 4
+EVALUATED = 2
 """Batches a painter is scored on."""
 
 PAINTERS: dict[str, Any] = {
