@@ -21,7 +21,9 @@ from .main import FAILED, print_json
 from .words import language, say
 
 CORE = ("numpy", "PIL", "safetensors", "tokenizers", "aggdraw", "rich", "typer")
-OPTIONAL = ("transformers", "diffusers", "accelerate", "torchvision")
+OPTIONAL = (
+    "transformers", "diffusers", "accelerate", "triton", "optuna", "highspy", "scipy", "matplotlib", "ray", "torchvision"
+)  # fmt: skip
 REPAIR = {
     "torchvision": "pip uninstall torchvision (huaben does not use it; one built for another torch also breaks "
     "transformers and diffusers)",
