@@ -584,9 +584,13 @@ def plot(record: Mapping[str, Any], path: Path) -> None:
     figure_module = require("matplotlib.figure", extra="search")
     figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, entry in record["results"]["methods"].items():
+    entries = sorted(record["results"]["methods"].items(), key=lambda item: item[1]["percent"]["mean"])
+    for number, (name, entry) in enumerate(entries):
         points = [(int(size), value) for size, value in entry["curve"].items()]
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=name)
+        style: dict[str, Any] = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+        if name == "full":
+            style = {"color": "black", "linewidth": 2.5}
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=name, **style)
     limit = record["results"].get("noise_limit", {}).get("mean_percent")
     if limit is not None:
         axes.axhline(limit, color="grey", linestyle=":", label="limit by training noise")
