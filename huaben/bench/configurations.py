@@ -204,13 +204,15 @@ def run(
         found (1 is the best of 100).
     """
     settings = {"cache": Path(cache), "shards": shards, "scenes": scenes}
-    results: dict[str, Any] = {}
+    trained: dict[str, tuple[SearchSpace, list[dict[str, str]]]] = {}
     for name, family in FAMILIES.items():
         space = load_space(dict(family.space))
         path = Path(tables) / f"{name}.csv"
         write_bytes(path.with_suffix(".json"), (json.dumps(family.space, indent=2) + "\n").encode())
-        rows = train_table(family, space, path, points=points, tera=tera, seed=seed, settings=settings)
-        results[name] = search_table(space, family, rows, budget=budget, start=start, seeds=seeds, seed=seed)
+        trained[name] = space, train_table(family, space, path, points=points, tera=tera, seed=seed, settings=settings)
+    results: dict[str, Any] = {}
+    for name, (space, rows) in trained.items():
+        results[name] = search_table(space, FAMILIES[name], rows, budget=budget, start=start, seeds=seeds, seed=seed)
         results[name]["seconds_a_point"] = round(float(np.median([float(row["seconds"]) for row in rows])), 1)
     return results
 
@@ -250,7 +252,8 @@ def train_point(
 ) -> dict[str, float]:
     """Train one configuration with ``tera`` multiply-adds and return its scores."""
     recipe, rate = family.recipe(space.values(arch), seed, settings)
-    steps = max(10, round(tera * 1e12 / step_cost(recipe)))
+    cost, params = step_cost(recipe)
+    steps = max(10, round(tera * 1e12 / cost))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         config = recipe.fit.replace(
@@ -262,21 +265,17 @@ def train_point(
         )
         done = fit(recipe, Path(folder), steps=steps, config=config)
     scores = {name: done.scores[name] for name in family.tasks}
-    return {**scores, "steps": steps, "params": _parameters(recipe), "seconds": time.perf_counter() - started}
+    return {**scores, "steps": steps, "params": params, "seconds": time.perf_counter() - started}
 
 
-def step_cost(recipe: Any) -> float:
-    """Return the multiply-adds of one training step, forward and backward."""
+def step_cost(recipe: Any) -> tuple[float, int]:
+    """Return the multiply-adds of one training step, forward and backward, and the parameters of the model it keeps."""
     model = recipe.build()
     with FlopCounterMode(display=False) as counter:
         loss: Tensor = recipe.loss(model, recipe.batch(0))["loss"]
         loss.backward()
-    return counter.get_total_flops() / 2
-
-
-def _parameters(recipe: Any) -> int:
-    model = recipe.build()
-    return sum(weight.numel() for weight in (model if isinstance(model, GroundedDiT) else model.clip).parameters())
+    kept = model if isinstance(model, GroundedDiT) else model.clip
+    return counter.get_total_flops() / 2, sum(weight.numel() for weight in kept.parameters())
 
 
 def search_table(

@@ -71,4 +71,6 @@ def test_every_point_of_both_spaces_is_a_recipe() -> None:
 
 def test_a_step_costs_more_with_a_larger_batch() -> None:
     small, large = (ClipRecipe(preset="tiny", num_scenes=8, batch_size=size) for size in (2, 4))
-    assert step_cost(large) > 1.8 * step_cost(small) > 0
+    (more, parameters), (less, same) = step_cost(large), step_cost(small)
+    assert more > 1.8 * less > 0
+    assert parameters == same == sum(weight.numel() for weight in small.build().clip.parameters())
