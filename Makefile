@@ -71,7 +71,7 @@ demo: $(VENV)/.huaben
 	@if [ "$(OUT)" = "$(DEMO)" ]; then rm -rf "$(DEMO)"; fi
 	$(RUN)/huaben chat --demo --out "$(OUT)"
 
-test: $(VENV)/.huaben-test+hf+search+gpu
+test: $(VENV)/.huaben-test+hf+search+gpu+clip+ray
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.huaben-lint
