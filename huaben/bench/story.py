@@ -28,7 +28,7 @@ from ..rng import numpy_stream, stream_seed
 from ..stations import load_detector, load_painter
 from ..theater.cast import Cast
 from ..theater.oracle import RendererPainter
-from ..theater.performance import MAX_PICTURE_SEED, Guidance, PerformanceConfig, Reader, perform
+from ..theater.performance import GUIDED_FRACTION, MAX_PICTURE_SEED, Guidance, PerformanceConfig, Reader, perform
 from ..world.render import render
 from ..world.sample import IDENTITIES, sample_scene
 from ..world.scene import SceneCharacter, SceneGraph
@@ -58,7 +58,7 @@ def run(
     steps: int = 20,
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
-    guided_fraction: float = 0.95,
+    guided_fraction: float = GUIDED_FRACTION,
     size: int = 128,
     ceiling: bool = True,
 ) -> dict[str, Any]:

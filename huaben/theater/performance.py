@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 MAX_PICTURE_SEED = 2**53 - 1
 """Seeds of pictures are kept small enough for every JSON reader."""
-LOOK = (("colour", ""), ("accessory", "none"), ("expression", ""))
+CHANGEABLE = (("colour", ""), ("accessory", "none"), ("expression", ""))
 """What is sketched anew when the page wants it otherwise, and what counts where the page says nothing."""
+GUIDED_FRACTION = 0.95
 Guidance = Literal[GuidanceWay, "off"]
 MIN_MATCH = 0.2
 """A seen character that scores less is not taken for a planned one."""
@@ -86,7 +87,7 @@ class PerformanceConfig(Config):
     use_references: bool = True
     sketch: bool = True
     guidance: Guidance = "set_in"
-    guided_fraction: float = 0.95
+    guided_fraction: float = GUIDED_FRACTION
     guidance_weight: float = 0.8
     max_characters: int = 4
 
@@ -101,7 +102,9 @@ class PerformanceConfig(Config):
                 f"guidance={self.guidance!r} is none of {', '.join(get_args(Guidance))}", hint="use 'set_in'"
             )
         if not 0.0 <= self.guided_fraction <= 1.0:
-            raise ConfigError(f"guided_fraction={self.guided_fraction} is not in [0, 1]", hint="0.95 is a good value")
+            raise ConfigError(
+                f"guided_fraction={self.guided_fraction} is not in [0, 1]", hint=f"{GUIDED_FRACTION} is a good value"
+            )
         if self.max_characters < 1:
             raise ConfigError(f"max_characters={self.max_characters} is less than 1")
 
@@ -433,7 +436,7 @@ def _sketches(
 
 def _wanted_look(character: Character) -> tuple[str, ...]:
     """Return colour, accessory and expression as the page wants them."""
-    return tuple(character.attribute(name, default) for name, default in LOOK)
+    return tuple(character.attribute(name, default) for name, default in CHANGEABLE)
 
 
 def _bind(on_step: Callable[[int, Progress], None], number: int) -> Callable[[Progress], None]:
