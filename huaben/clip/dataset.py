@@ -11,52 +11,29 @@ Pictures are decoded when asked for: turned upright by their EXIF mark, transpar
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
-import struct
-import unicodedata
 import warnings
-import zlib
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
-from PIL import ImageOps, UnidentifiedImageError
 
 from ..errors import ConfigError, DataError, ShapeError
-from .dataset_readers import RawPair, Reader, ReaderOptions, TextColumn, open_reader
+from .dataset_captions import LANGUAGES, Caption, Language, judge_caption
+from .dataset_pictures import WHITE, decode_image, probe_image
+from .dataset_readers import open_reader
+from .dataset_rows import RawPair, Reader, ReaderOptions, TextColumn
 from .preprocess import check_image
 
-Language = Literal["en", "zh", "other"]
 Check = Literal["decode", "header", "none"]
-LANGUAGES: tuple[Language, ...] = ("en", "zh", "other")
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 100_000_000
-MIN_SIDE = 8  # as in preprocess
-WHITE = (255, 255, 255)
 CHUNK = 256  # pairs checked together
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError, OverflowError, struct.error,
-    zlib.error, PillowImage.DecompressionBombError,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """One caption: its text, and the language its script tells (see :func:`language_of`)."""
-
-    text: str
-    language: Language
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,139 +518,3 @@ def _check_keys(keys: TextColumn | Sequence[str], name: str) -> None:
             f"{name}: {len(named)} keys name more than one pair: {', '.join(map(repr, named[:5]))}{more}",
             hint="choose another key_column; duplicates='merge' joins the captions of rows with the same picture",
         )
-
-
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
-def probe_image(data: bytes, *, decode: bool = True) -> bool:
-    """Check picture bytes and return whether they have an alpha channel.
-
-    Args:
-        data: a picture file.
-        decode: whether to read the pixels, or only format and size.
-
-    Raises:
-        DataError: with a short reason, if the picture cannot be used.
-    """
-    with _opened(data) as picture:
-        if decode:
-            _upright(picture)
-        return _has_alpha(picture)
-
-
-def decode_image(data: bytes, background: tuple[int, int, int] = WHITE) -> NDArray[np.uint8]:
-    """Return picture bytes as uint8 (height, width, 3): upright, transparency composed over ``background``.
-
-    Raises:
-        DataError: with a short reason, if the picture cannot be used.
-    """
-    with _opened(data) as picture:
-        upright = _upright(picture)
-        if upright.mode == "RGBA":
-            under = PillowImage.new("RGBA", upright.size, (*background, 255))
-            upright = PillowImage.alpha_composite(under, upright).convert("RGB")
-        return np.asarray(upright).copy()
-
-
-def _opened(data: bytes) -> PillowImage.Image:
-    """Return a picture whose header is read and whose size is checked."""
-    if not data:
-        raise DataError("the picture file is empty")
-    try:
-        picture = PillowImage.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise DataError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture") from error
-    except _DAMAGE as error:
-        raise DataError(f"damaged picture: {error}") from error
-    width, height = picture.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{width}x{height} pixels, at most {MAX_PIXELS // 10**6} million are read")
-    if min(width, height) < MIN_SIDE:
-        raise DataError(f"{width}x{height} pixels, expected {MIN_SIDE} or more each way")
-    return picture
-
-
-def _has_alpha(picture: PillowImage.Image) -> bool:
-    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
-
-
-def _upright(picture: PillowImage.Image) -> PillowImage.Image:
-    """Return the decoded picture in RGB, or RGBA if it has an alpha channel; of an animation, the first frame."""
-    try:
-        picture.load()
-        alpha = _has_alpha(picture)
-        if picture.mode.startswith("I;16") or picture.mode == "I":
-            grey = np.clip(np.asarray(picture).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-            return PillowImage.fromarray(grey).convert("RGB")
-        return ImageOps.exif_transpose(picture).convert("RGBA" if alpha else "RGB")
-    except _DAMAGE as error:
-        raise DataError(f"damaged picture: {error}") from error
-
-
-# --- captions -------------------------------------------------------------------------------------------------------
-
-
-def judge_caption(text: str, column: str = "") -> tuple[Caption | None, str]:
-    """Return the caption, or None and why it cannot be used: it is empty, or has letters of no script.
-
-    Runs of white space become one space. A text in Latin letters counts as Chinese in a column that says so
-    (``name_zh``: "DVD"), since written Chinese borrows them; otherwise the script alone decides.
-    """
-    clean = " ".join(text.split())
-    if not clean:
-        return None, "empty caption"
-    language = language_of(clean)
-    if language is None:
-        shown = clean if len(clean) <= 40 else clean[:40] + "…"
-        return None, f"caption in no known script: {shown!r}"
-    return Caption(clean, "zh" if language == "en" and is_chinese_column(column) else language), ""
-
-
-def is_chinese_column(column: str) -> bool:
-    """Return whether a column's name ends in a mark of Chinese: ``caption_zh``, ``zh.txt``, ``text-zh-cn``."""
-    return bool({"zh", "cn", "chinese", "hans", "hant"} & set(re.split(r"[^a-z]+", column.lower())))
-
-
-def language_of(text: str) -> Language | None:
-    """Return the language a text's script tells: "zh" for Han, "en" for Latin, "other" for any other script.
-
-    Mixed texts go by the larger part, Han characters against words in other scripts; kana or hangul among Han make it
-    "other". None for a text without letters: digits, punctuation, emoji. The script is all that is looked at: French is
-    "en" here.
-    """
-    han = east = 0
-    latin = other = 0
-    previous = ""
-    for character in unicodedata.normalize("NFKC", text):
-        script = script_of(character)
-        if script == "han":
-            han += 1
-        elif script == "east":
-            east += 1
-        elif script == "latin":
-            latin += previous != "latin"
-        elif script == "other":
-            other += previous != "other"
-        if script != "mark":  # an accent or apostrophe does not end a word
-            previous = script
-    if not (han or east or latin or other):
-        return None
-    if 3 * east > han:
-        other, han = other + east + han, 0
-    if han and han >= max(latin, other):
-        return "zh"
-    return "en" if latin and latin >= other else "other"
-
-
-@lru_cache(maxsize=4096)
-def script_of(character: str) -> str:
-    """Return "han", "east" (kana, hangul), "latin", "other", "mark" (inside words) or "" of one character."""
-    if not character.isalpha():
-        return "mark" if unicodedata.category(character).startswith("M") or character in "'’-" else ""
-    name = unicodedata.name(character, "")
-    if name.startswith("CJK"):
-        return "han"
-    if name.startswith(("HIRAGANA", "KATAKANA", "HANGUL")):
-        return "east"
-    return "latin" if name.startswith("LATIN") else "other"
