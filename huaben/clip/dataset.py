@@ -32,6 +32,10 @@ from .dataset_readers import open_reader
 from .dataset_rows import RawPair, Reader, ReaderOptions, TextColumn
 from .preprocess import check_image
 
+__all__ = [
+    "ArrayPairs", "Caption", "Check", "Language", "PairDataset", "PairReport", "StoredPairs", "SubsetPairs", "open_pairs",
+]  # fmt: skip
+
 Check = Literal["decode", "header", "none"]
 CHUNK = 256  # pairs checked together
 
