@@ -185,7 +185,7 @@ def load_dual_encoder(source: str | Path, device: str | torch.device = "cpu", *,
         return load_open_clip(f"local-dir:{folder}", device, name=text)
     if _is_ours(folder):
         clip = Clip.from_pretrained(folder, device=device)
-        return HuabenDualEncoder(clip, Tokenizer.from_pretrained(folder), name=text)
+        return HuabenDualEncoder(clip, Tokenizer.from_pretrained(folder), name=text).eval()
     from .transformers_adapter import load_transformers
 
     return load_transformers(folder, device, name=text)

@@ -303,14 +303,19 @@ def load_transformers(
         values, _ = transformers.ImageProcessingMixin.get_image_processor_dict(where, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
         model, info = transformers.AutoModel.from_pretrained(
-            where, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+            where,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below, in one error with what is missing
+            **options,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"cannot load {where} with transformers: {line}", hint=advice) from error
-    absent = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+    absent = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if absent:
         raise CheckpointError(
             f"{where} lacks {len(absent)} weights of its model or has them in other shapes: {', '.join(absent[:5])}",
