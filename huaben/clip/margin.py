@@ -268,6 +268,11 @@ class MarginAlarm:
         self.steps, self.total, self.warned = 0, 0.0, False
 
     @property
+    def watching(self) -> bool:
+        """Whether the window is still open."""
+        return self.steps < self.window
+
+    @property
     def mean(self) -> float:
         """Mean share so far; 0 before the first."""
         return self.total / self.steps if self.steps else 0.0
@@ -278,7 +283,7 @@ class MarginAlarm:
         Raises:
             DataError: if the mean is above ``stop``.
         """
-        if self.steps >= self.window:
+        if not self.watching:
             return
         value = float(active)
         if not math.isfinite(value):
