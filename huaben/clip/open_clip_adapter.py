@@ -100,8 +100,8 @@ class OpenClipDualEncoder(DualEncoder):
         if self.model_config.get("text_cfg", {}).get("hf_tokenizer_name"):
             # open_clip reads this tokenizer from the folder itself.
             self.tokenizer.save_pretrained(folder)  # type: ignore[attr-defined]
-        else:
-            values[TOKENIZER_KEY] = self.tokenizer_name
+        elif "siglip" in self.tokenizer_name.lower() and not self.tokenizer_name.startswith(_SCHEMAS):
+            values[TOKENIZER_KEY] = self.tokenizer_name  # chosen by the model's name, which the folder does not keep
         write_atomic(folder / WEIGHTS_NAME, save(state))
         write_atomic(folder / OPEN_CLIP_CONFIG_NAME, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
 
