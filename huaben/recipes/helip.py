@@ -196,6 +196,7 @@ class HelipRecipe:
         self._images: dict[int, NDArray[np.uint8]] = {}
         self._prepared: dict[int, Tensor] = {}
         self._cached_bytes = 0
+        self._name: str | None = None
         self.watch: MarginAlarm | None = None
         self._masks: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = {}
 
@@ -213,7 +214,8 @@ class HelipRecipe:
         if self.batch_size < 2 or self.batch_size % (1 + self.hard_per_seed):
             size = max(2, self.batch_size // (1 + self.hard_per_seed)) * (1 + self.hard_per_seed)
             raise ConfigError(
-                f"batch_size={self.batch_size} does not hold whole groups of one seed and {self.hard_per_seed} partners",
+                f"batch_size={self.batch_size} does not hold whole groups of one seed and {self.hard_per_seed} "
+                "partners",
                 hint=f"use {size}",
             )
         if self.partners == "none" and (self.margin is not None or self.contrast == "seeds"):
@@ -282,12 +284,18 @@ class HelipRecipe:
             "seed": self.seed,
         }
 
-    @cached_property
+    @property
     def name(self) -> str:
         """A run goes on only with the same data, lists and losses: they are part of its name."""
-        key = {**self.settings, "mined": self._lists_digest()}
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        return f"{NAME} {digest}"
+        if self._name is None:
+            key = {**self.settings, "mined": self._lists_digest()}
+            digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:8]
+            self._name = f"{NAME} {digest}"
+        return self._name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._name = value
 
     @cached_property
     def fingerprint(self) -> str:
@@ -487,7 +495,8 @@ class HelipRecipe:
 
     def _prepare(self, images: list[NDArray[np.uint8]]) -> Tensor:
         if isinstance(self.first, HuabenDualEncoder) and len({image.shape for image in images}) == 1:
-            return self.first.prepare_images(np.stack(images))  # type: ignore[arg-type]  # one array is prepared at once
+            together: Any = np.stack(images)  # one array is prepared at once
+            return self.first.prepare_images(together)
         return self.first.prepare_images(images)
 
     def _image(self, row: int) -> NDArray[np.uint8]:
@@ -584,16 +593,29 @@ class HelipRecipe:
 
 
 def retrieval_scores(
-    encoder: DualEncoder, data: PairDataset, languages: Sequence[str] = ("en", "zh"), *, batch: int = 128
+    encoder: DualEncoder,
+    data: PairDataset,
+    languages: Sequence[str] = ("en", "zh"),
+    *,
+    batch: int = 128,
+    images: NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
     """Return ``image_to_text_r1_en`` and the like: recall by direction, rank and language.
 
     A language's score covers the pairs that have captions in it, all of these captions, and no other pictures.
 
+    Args:
+        encoder: in any mode, on any device.
+        data: what is searched.
+        languages: of the captions.
+        batch: pictures or captions encoded together.
+        images: (N, E), the pictures' unit vectors, if they are known.
+
     Raises:
         DataError: if no pair has a caption in any of the languages.
     """
-    images = encode_all_images(encoder, (data.image(row) for row in range(len(data))), batch)
+    if images is None:
+        images = encode_all_images(encoder, (data.image(row) for row in range(len(data))), batch)
     scores: dict[str, float] = {}
     for language in languages:
         said = [(row, c.text) for row in range(len(data)) for c in data.captions(row) if c.language == language]
