@@ -6,9 +6,9 @@ Cosines that are negative, below ``low`` or above ``duplicate`` count as 0, a pa
 neither is the pair itself or any pair with the same id.
 
 Two kinds of arithmetic meet here. Float32 matrix products find candidates fast, but their last bits depend on tile
-sizes and threads. So the few best of them are scored again by :func:`cosines`, float64 sums in one fixed order, and
-an error bound decides whether a pair left out could still belong in; if so the query is searched again in float64.
-Results therefore depend on the features alone: not on tiles, threads, or how the base was cut into shards.
+sizes and threads. So the few best of them are scored again by :func:`cosines`, which is free of rounding, and an error
+bound decides whether a pair left out could still belong in; if so the query is searched again in float64. Results
+therefore depend on the features alone: not on tiles, threads, or how the base was cut into shards.
 
 Legend: q queries, n base rows, k kept, E width of one modality.
 
@@ -36,6 +36,9 @@ Modality = Literal["both", "image", "text"]
 
 SMALLEST_COSINE = 1e-9
 """A cosine below this is rounding error and counts as 0."""
+
+GRID = 2.0**-26
+"""Unit features are whole multiples of this; it is the precision of a float32 from 1/8 to 1/4."""
 
 SPARE = 16
 """How many candidates beyond k the float32 pass keeps."""
@@ -80,7 +83,7 @@ class Scoring:
 def normalise(
     features: Any, *, name: str = "features", first_row: int = 0, mean: NDArray[np.float64] | None = None
 ) -> FloatArray:
-    """Return rows of length 1, after subtracting ``mean`` if given.
+    """Return rows of length 1 on the grid of :data:`GRID`, after subtracting ``mean`` if given.
 
     Each row's result depends on that row alone, to the last bit.
 
@@ -112,6 +115,9 @@ def normalise(
                     hint="drop these pairs, or extract their features again",
                 )
         np.divide(block, length[:, None], out=block)
+        block *= 1 / GRID
+        np.rint(block, out=block)
+        block *= GRID
         out[start : start + step] = block
     return out
 
@@ -137,10 +143,10 @@ def as_array(features: Any, name: str) -> NDArray[np.floating[Any]]:
 def cosines(first: FloatArray, second: FloatArray) -> NDArray[np.float64]:
     """Return the dot product of each row of ``first`` with the same row of ``second``, both (m, E).
 
-    Float32 products are exact in float64 and are added in one fixed order, so the result depends on the two rows
-    alone.
+    For the rows that :func:`normalise` gives the result is exact, whatever the order of addition: products are
+    multiples of ``GRID ** 2 = 2 ** -52``, and no partial sum of unit rows reaches 2, so float64 holds all of them.
     """
-    return _row_sums(first.astype(np.float64) * second.astype(np.float64))
+    return np.einsum("me,me->m", first.astype(np.float64), second.astype(np.float64))
 
 
 def _row_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
