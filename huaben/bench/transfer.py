@@ -486,8 +486,8 @@ def run(
         budget: evaluations per run.
         source_size: architectures with known source values.
         config: settings of all methods that predict relations, such as ``{"members": 3}``; default :data:`CONFIG`.
-        configurations: name to further settings of "full", run beside it as ``full:NAME`` and entered into the nested
-            choice.
+        configurations: name to further settings of "full", run beside it as ``full:NAME``. They, "full" and its
+            ablations are what the nested choice is made from.
         reference: the method that the others are tested against.
         scramble: targets of random numbers, as a guard against leaks.
         cache: folder of single runs; default ``runs`` below ``out``.
@@ -549,7 +549,7 @@ def run(
     if reference in scores and len(scores) > 1 and is_available("scipy"):
         others = {name: values for name, values in scores.items() if name != reference}
         results["tests"] = {"reference": reference, "against": compare(scores[reference], others)}
-    rivals = {name: values for name, values in scores.items() if name == "full" or name.startswith("full:")}
+    rivals = {name: values for name, values in scores.items() if name.partition(":")[0].partition("-")[0] == "full"}
     if len(rivals) > 1 and len(names) > 1:
         results["nested"] = nested_choice(rivals)
     if not scramble and bench.plain.given is False:
