@@ -386,7 +386,8 @@ def open_pairs(
         warnings.simplefilter("ignore")  # about damaged marks in files that decode well; filters hold for all threads
         passed = 0
         for chunk in _chunks(reader.scan()):
-            for raw, transparent in pool.map(builder.examine, chunk):
+            examine = map if check == "none" else pool.map  # nothing to read: threads would only cost time
+            for raw, transparent in examine(builder.examine, chunk):
                 builder.add(raw, transparent)
             passed += len(chunk)
             if progress is not None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from .dataset_rows import (
     RawPair,
     Reader,
     ReaderOptions,
+    TextColumn,
     caption_texts,
     choose_columns,
     columns_report,
@@ -32,13 +34,13 @@ class _PathReader(Reader):
     """Pictures that are files of their own."""
 
     def __init__(self) -> None:
-        self._paths: list[str] = []
+        self._paths = TextColumn()
 
     def encoded(self, row: int) -> bytes:
         return read_file(Path(self._paths[row]))
 
     def _row(self, path: Path) -> int:
-        self._paths.append(str(path))
+        self._paths.append(os.fspath(path))
         return len(self._paths) - 1
 
 
@@ -68,7 +70,7 @@ class FolderReader(_PathReader):
         self.columns = {"image": "files", "captions": "files beside them", "key": "path"}
 
     def scan(self) -> Iterator[RawPair]:
-        self._paths = []
+        self._paths = TextColumn()
         for path in self._images:
             key = path.relative_to(self._folder).as_posix()
             raw = RawPair(self._row(path), key, key)
@@ -112,7 +114,7 @@ class TableReader(_PathReader):
         self.columns = columns_report(self._image, self._captions, self._key, "path")
 
     def scan(self) -> Iterator[RawPair]:
-        self._paths = []
+        self._paths = TextColumn()
         named: set[Path] = set()
         for table in self._tables:
             for line, values, problem in _lines(table):
@@ -122,7 +124,8 @@ class TableReader(_PathReader):
                     yield RawPair(-1, where, None, problem=problem or f"{self._image} is empty")
                     continue
                 path = joined(table.parent, written)
-                named.add(path)
+                if self._root is not None:
+                    named.add(path)
                 raw = RawPair(self._row(path), where, self._name(table, path, written, values), picture=str(path))
                 try:
                     for column in self._captions:

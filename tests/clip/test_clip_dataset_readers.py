@@ -491,6 +491,18 @@ def test_hugging_face_names_are_found_offline(tmp_path: Path, monkeypatch: pytes
         open_pairs("hf:owner/absent")
 
 
+def test_downloaded_hugging_face_data_are_found_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets, hub = pytest.importorskip("datasets"), pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "datasets--owner--set", "a" * 40
+    columns: dict[str, list[object]] = {"id": ["a"], "image": [png(1)], "caption": ["x"]}
+    parquet(repository / "snapshots" / commit / "data" / "train-00000-of-00001.parquet", columns)
+    write(repository, {"refs/main": commit})
+    data = open_pairs("hf:owner/set", split="train")
+    assert values(data) == {"a": 1} and data.name == "hf:owner/set"
+
+
 def test_text_columns_hold_any_text() -> None:
     column = TextColumn()
     stored = ["", "a", "狐狸", "\ud800", "x" * 1000]

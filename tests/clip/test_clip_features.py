@@ -1,6 +1,8 @@
 """Features of a data set: whole or absent, resumed exactly, matched by key."""
 
 import hashlib
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -123,6 +125,26 @@ def test_work_cut_off_goes_on_where_it_stood(tmp_path: Path, name: str) -> None:
     image, text, keys = load_features(extract_features(fresh, pairs(), tmp_path / name, batch=2))
     assert fresh.images == 50 - 32
     assert (image == whole.image).all() and (text == whole.text).all() and (keys == whole.keys).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_process_leaves_work_to_go_on_with(tmp_path: Path) -> None:
+    class Killed(HashEncoder):
+        def encode_images(self, pixels: Tensor) -> Tensor:
+            if self.images >= 32:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().encode_images(pixels)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            extract_features(Killed(), pairs(), tmp_path / "f.npz", batch=2)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    fresh = HashEncoder()
+    extract_features(fresh, pairs(), tmp_path / "f.npz", batch=2)
+    assert fresh.images == 50 - 32 and [path.name for path in tmp_path.iterdir()] == ["f.npz"]
 
 
 def test_work_of_other_data_is_not_taken_up(tmp_path: Path) -> None:
