@@ -362,18 +362,21 @@ class Bench:
     def mined(self, base: int, k: int, candidates: int | None = None) -> HardPairs:
         """Return the hard pairs of the training pairs, by a base's own features."""
         images, texts = self.features(base)
-        keys = [one.key for one in self.seen]
-        seed = self.base_seed(base)
+        keys, seed = [one.key for one in self.seen], self.base_seed(base)
         if candidates is None:
-            found = mine_hard_pairs(images, texts, k, method="exact", seed=seed)
-        else:
-            found = mine_hard_pairs(images, texts, k, method="fast", candidates=candidates, seed=seed)
-        return dataclasses.replace(found, keys=keys)
+            return mine_hard_pairs(images, texts, k, method="exact", seed=seed, keys=keys)
+        # Subsets are drawn anew every few pairs: one for all would leave most pairs without a chance to be partners.
+        every = max(1, len(keys) // 20)
+        return mine_hard_pairs(
+            images, texts, k, method="fast", candidates=candidates, round_size=every, seed=seed, keys=keys
+        )
 
     def recipe(
         self, base: int, seed: int, arm: Arm, pairs: HardPairs | None = None, *, alarm: bool = False
     ) -> HelipRecipe:
         """Return how an arm continues a base; ``pairs`` instead of the base's own.
+
+        Pairs whose list is shorter than k are partners only.
 
         The alarm only warns in the runs of the tables; whether it stops training is measured apart (:meth:`alarm`).
         """
@@ -402,6 +405,7 @@ class Bench:
             partners=arm.partners,  # type: ignore[arg-type]
             hard_per_seed=arm.p,
             margin=margin,
+            drop_outliers=pairs is not None and bool(pairs.outlier.any()),
             alarm=alarm,
             **arguments,
         )
@@ -416,17 +420,17 @@ class Bench:
         own = np.arange(len(self.pool(pool)))
         names: dict[str, list[str]] = {language: self.names(pool, language) for language in LANGUAGES}
         texts = {language: encode_all_texts(encoder, names[language]) for language in LANGUAGES}
-        found: dict[str, list[float]] = {}
-        for draw in range(self.views):
-            images = encode_all_images(encoder, self.pictures(pool, "judge", draw), 128)
+        views = [encode_all_images(encoder, self.pictures(pool, "judge", draw), 128) for draw in range(self.views)]
+        named = zero_shot(
+            encoder, np.concatenate(views), np.tile(own, self.views), names, templates=TEMPLATES, ks=(1, 5)
+        )
+        found = {f"zero_shot_{language}": [100 * named[language]["top1"]] for language in LANGUAGES}
+        for images in views:
             for language in LANGUAGES:
                 match = retrieval(images, texts[language], own, ks=(1, 5))
                 for way in WAYS:
                     for rank in ("r1", "r5"):
                         found.setdefault(f"{way}_{rank}_{language}", []).append(100 * match[way][rank])
-            named = zero_shot(encoder, images, own, names, templates=TEMPLATES, ks=(1, 5))
-            for language in LANGUAGES:
-                found.setdefault(f"zero_shot_{language}", []).append(100 * named[language]["top1"])
         scores = {name: float(np.mean(values)) for name, values in found.items()}
 
         def mean(*parts: str) -> float:
@@ -588,9 +592,9 @@ def run(
     arms: str | Sequence[str] | None = None,
     ablations: bool = False,
     ablation_continuations: int = 1,
-    base_steps: int = 1500,
+    base_steps: int = 1200,
     base_learning_rate: float = 3e-3,
-    steps: int = 150,
+    steps: int = 120,
     learning_rate: float = 3e-4,
     batch_size: int = 128,
     k: int = 10,
@@ -841,6 +845,7 @@ def _hardness(images: NDArray[np.float32], texts: NDArray[np.float32], pairs: Ha
         "text_cosine": round(float((texts[rows] * texts[partners]).sum(1).mean()), 4),
         "across_cosine": round(float((images[rows] * texts[partners]).sum(1).mean()), 4),
         "own_cosine": round(float((images * texts).sum(1).mean()), 4),
+        "short_lists": int(pairs.outlier.sum()),
         "random_image_cosine": round(float((images @ images.mean(0)).mean()), 4),
     }
 

@@ -23,9 +23,9 @@ THINGS = ("ship", "tower", "stone", "lamp", "coin", "drum", "kite", "leaf", "rin
 ARMS = {"plain", "random", "hpm", "hnml", "helip", "random+hnml"}
 SETTINGS: dict[str, Any] = {
     "bases": 1,
-    "continuations": 2,
+    "continuations": 1,
     "base_steps": 3,
-    "steps": 12,
+    "steps": 10,
     "batch_size": 12,
     "k": 4,
     "size": 16,
@@ -133,18 +133,38 @@ def test_every_arm_is_compared_with_plain_training(found: tuple[dict[str, Any], 
     assert results["missing"] == []
     assert set(results["arms"]) == ARMS | {"base"}
     for name, row in results["arms"].items():
-        assert row["n"] == 2
+        assert row["n"] == 1
         assert row["scores"]["held"]["r1"] <= 100
         difference = row["difference"]["seen.r1"]
-        assert difference["n"] == 2
+        assert difference["n"] == 1
         assert difference["low"] <= difference["mean"] <= difference["high"]
         plain = results["arms"]["plain"]["scores"]["seen"]["r1"]
         assert difference["mean"] == pytest.approx(row["scores"]["seen"]["r1"] - plain, abs=2e-3), name
         assert difference["by_base"] == {"0": pytest.approx(difference["mean"], abs=1e-3)}
-    assert results["arms"]["plain"]["difference"]["seen.r1"]["pairs"] == [0.0, 0.0]
+    assert results["arms"]["plain"]["difference"]["seen.r1"]["pairs"] == [0.0]
     assert "margin_active_first" in results["arms"]["hpm"]["terms"]
     assert "margin_active_first" not in results["arms"]["plain"]["terms"]
     assert 0 < results["arms"]["hnml"]["terms"]["seeds"] <= 1
+
+
+def test_differences_are_paired_by_base_and_continuation() -> None:
+    def record(value: float) -> dict[str, Any]:
+        scores = {"r1": value, "r5": value, "zero_shot": value}
+        return {"scores": {"seen": scores, "held": scores}, "terms": {}, "cpu_seconds": 1.0}
+
+    plain = {(0, 0): 10.0, (0, 1): 20.0, (1, 0): 30.0, (1, 1): 40.0}
+    gains = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): 3.0}  # one run is missing: its pair does not count
+    records = {f"{base} {number} plain": record(value) for (base, number), value in plain.items()}
+    records |= {f"{base} {number} helip": record(plain[base, number] + gain) for (base, number), gain in gains.items()}
+    arms = {name: hard_pairs_emoji.main_arms(4, 0.3)[name] for name in ("plain", "helip")}
+    row = hard_pairs_emoji.summary(records, arms, {}, 2, 2, 0)["arms"]["helip"]
+    difference = row["difference"]["seen.r1"]
+    assert difference["pairs"] == [1.0, 2.0, 3.0]
+    assert difference["mean"] == 2.0
+    assert difference["by_base"] == {"0": 1.5, "1": 3.0}
+    assert 1.0 <= difference["low"] < 2.0 < difference["high"] <= 3.0
+    if difference["t_interval"] is not None:  # Student's t with two degrees of freedom
+        assert difference["t_interval"] == pytest.approx([2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5], abs=1e-3)
 
 
 def test_the_alarm_stops_training_on_lists_of_other_rows(found: tuple[dict[str, Any], Path]) -> None:
@@ -168,7 +188,7 @@ def test_kept_runs_are_not_made_again(
         hard_pairs_emoji.run(seed=1, data=str(table), cache=str(cache), **SETTINGS)
     less = hard_pairs_emoji.run(seed=1, data=str(table), cache=str(cache), **SETTINGS, limit_minutes=0)
     assert [name.split()[-1] for name in less["missing"]] == ["helip"]
-    assert less["arms"]["helip"]["n"] == 1
+    assert less["arms"]["helip"]["n"] == 0
 
 
 def test_ablations_share_what_the_main_table_has(table: Path) -> None:
