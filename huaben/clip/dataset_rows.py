@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import DataError
 
-EXTRA = "data"  # pyarrow and datasets
+EXTRA = "clip"  # pyarrow and datasets
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 # Column names by which data is understood without being told, best first; case does not matter.
