@@ -50,7 +50,7 @@ def contrastive_loss(
         image_logits = logit_scale * images[rows] @ texts.T
         text_logits = logit_scale * texts[rows] @ images.T
     if ids is not None:
-        same = _same(ids, own)
+        same = _same(ids, own, len(images))
         image_logits = image_logits.masked_fill(same, -torch.inf)
         text_logits = text_logits.masked_fill(same, -torch.inf)
     image_to_text = F.cross_entropy(image_logits, own)
@@ -98,15 +98,15 @@ def siglip_loss(
         own = _anchors(own, rows)
         images = images[rows]
     logits = logit_scale * images @ texts.T + logit_bias
-    positive = F.one_hot(own, logits.shape[1]).bool()
-    asked = torch.ones_like(positive) if ids is None else ~_same(ids, own)
+    positive = _own(own, logits.shape[1])
+    asked = torch.ones_like(positive) if ids is None else ~_same(ids, own, logits.shape[1])
     each = -F.logsigmoid(torch.where(positive, logits, -logits))
     with torch.no_grad():
         others = asked & ~positive
         scored = logits.masked_fill(~asked, -torch.inf)
         terms = {
             "accuracy": (scored.argmax(1) == own).float().mean(),
-            "positive_logit": logits[positive].mean(),
+            "positive_logit": logits.gather(1, own[:, None]).mean(),
             "negative_logit": (logits * others).sum() / others.sum().clamp_min(1),
         }
     return {"loss": (each * asked).sum() / len(logits), **terms}
@@ -144,10 +144,11 @@ def nt_xent_loss(
     left_out = torch.cat([anchors, anchors + count])
     own = torch.cat([anchors + count, anchors])
     logits = views[left_out] @ views.T / temperature  # (2 b, 2 B)
-    hidden = F.one_hot(left_out, 2 * count).bool()
+    hidden = _own(left_out, 2 * count)
     if ids is not None:
+        _check_ids(ids, count)
         twice = ids.repeat(2)
-        hidden |= (twice[left_out, None] == twice) & ~F.one_hot(own, 2 * count).bool()
+        hidden |= (twice[left_out, None] == twice) & ~_own(own, 2 * count)
     logits = logits.masked_fill(hidden, -torch.inf)
     return {"loss": F.cross_entropy(logits, own), "accuracy": (logits.argmax(1) == own).float().mean().detach()}
 
@@ -174,10 +175,17 @@ def _anchors(every: Tensor, rows: slice) -> Tensor:
     return anchors
 
 
-def _same(ids: Tensor, own: Tensor) -> Tensor:
+def _check_ids(ids: Tensor, count: int) -> None:
+    if tuple(ids.shape) != (count,):
+        raise ShapeError(f"ids of shape {tuple(ids.shape)}, expected ({count},)", hint="pass one id per pair")
+
+
+def _own(own: Tensor, count: int) -> Tensor:
+    """Return (b, count): True at each anchor's own column."""
+    return own[:, None] == torch.arange(count, device=own.device)
+
+
+def _same(ids: Tensor, own: Tensor, count: int) -> Tensor:
     """Return (b, B): which other pairs have the id of an anchor."""
-    if ids.ndim != 1 or len(ids) <= int(own[-1]):
-        raise ShapeError(f"ids of shape {tuple(ids.shape)}, expected (batch,)", hint="pass one id per pair")
-    same = ids[own, None] == ids
-    same[torch.arange(len(own), device=own.device), own] = False
-    return same
+    _check_ids(ids, count)
+    return (ids[own, None] == ids) & ~_own(own, count)

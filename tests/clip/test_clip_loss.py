@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import huaben.clip
 from huaben.clip.loss import contrastive_loss, nt_xent_loss, siglip_loss
 from huaben.errors import ConfigError, ShapeError
 
@@ -133,3 +134,12 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         nt_xent_loss(a, a, 0.0)
     with pytest.raises(ShapeError):
         siglip_loss(a, a[:3], scale, scale)
+
+
+def test_the_rooms_names_are_there() -> None:
+    for name in huaben.clip.__all__:
+        assert getattr(huaben.clip, name) is not None
+        assert name in dir(huaben.clip)
+    assert callable(huaben.clip.preprocess)  # not the module of that name
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = huaben.clip.no_such
