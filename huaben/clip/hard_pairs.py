@@ -335,10 +335,10 @@ def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        raise ValueError("a single array, not an .npz file")
-    with loaded as file:
+    with path.open("rb") as opened:  # numpy leaves a damaged file open
+        file = np.load(opened, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError("a single array, not an .npz file")
         _check_parts(set(file.files), {*_ARRAYS, "settings"}, {"keys"})
         values: dict[str, Any] = {name: file[name] for name in _ARRAYS}
         values["settings"] = str(file["settings"])

@@ -416,9 +416,10 @@ class _Work:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened:  # numpy leaves a damaged file open
+                file = np.load(opened, allow_pickle=False)
                 scores, rows = file["scores"], file["rows"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
             return None  # damaged on the disk: mined again
         if scores.shape != (stop - start, k) or rows.shape != scores.shape:
             return None
