@@ -642,14 +642,20 @@ def _probe(
 
 
 def _lines(facts: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return ``name: value`` lines of nested statistics."""
+    """Return ``name: value`` lines of nested statistics; the innermost ones share a line."""
     lines: list[str] = []
     for name, value in facts.items():
-        if isinstance(value, dict):
+        if not isinstance(value, dict):
+            lines.append(f"{prefix}{name}: {_shown(value)}")
+        elif any(isinstance(inner, dict) for inner in value.values()):
             lines += _lines(value, f"{prefix}{name} ")
         else:
-            lines.append(f"{prefix}{name}: {value:.4g}" if isinstance(value, float) else f"{prefix}{name}: {value}")
+            lines.append(f"{prefix}{name}: " + ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items()))
     return lines
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _progress() -> Callable[[int, int], None]:

@@ -412,7 +412,7 @@ class HelipRecipe:
         so that none reads another's pictures.
         """
         if num_processes() > 1:
-            return {"step": torch.tensor(step)}
+            return {"step": step}
         return self._draw(step, np.arange(self.batch_size))
 
     def share(self, batch: dict[str, Any], rank: int, processes: int) -> dict[str, Any]:
@@ -435,7 +435,7 @@ class HelipRecipe:
             ]
         )
         if "pixels" not in batch:
-            return self._draw(int(batch["step"]), part)
+            return self._draw(batch["step"], part)
         rows = torch.from_numpy(part)
         views = rows if self.ssl_on_hard else rows[:seeds]
         result = {
@@ -459,7 +459,7 @@ class HelipRecipe:
         streams = rng.integers(2**63, size=(self.batch_size, 3))[positions]
         texts = [self._caption(int(row), *chance) for row, chance in zip(rows, chances.tolist(), strict=True)]
         batch: dict[str, Any] = {
-            "step": torch.tensor(step),
+            "step": step,
             "ids": torch.from_numpy(rows.astype(np.int64) if self.groups is None else self.groups[rows]),
             "pixels": self._pixels(rows.tolist(), self.augment, streams[:, 0]),
             "tokens": self.first.prepare_texts(texts),
@@ -532,7 +532,7 @@ class HelipRecipe:
                 terms["ssl"] = self.ssl_weight * nt_xent_loss(*views, ids=ids, rows=own_rows(len(first)))["loss"]
                 total = total + terms["ssl"]
             if self.partners != "none":
-                terms |= self._margin_terms(out, everyone, size, int(batch["step"]))
+                terms |= self._margin_terms(out, everyone, size, batch["step"])
                 total = total + terms["margin"]
             if out.logit_bias is not None and self.objective != "siglip":
                 total = total + 0.0 * out.logit_bias.sum()  # so that every process's wrapper sees its gradient

@@ -124,7 +124,7 @@ def test_skipped_pictures_are_counted_and_listed(home: Path, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert status == 0
     assert "36 pairs read, 1 skipped" in captured.err and "broken.png" in captured.err
-    assert "in_degree max" in captured.out
+    assert "in_degree: mean 3, p99" in captured.out
     assert run(capsys, *arguments, *QUIET)["skipped"] == 1
 
 

@@ -99,7 +99,7 @@ def recipe(**changes: Any) -> HelipRecipe:
 def equal(left: Any, right: Any) -> bool:
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(equal(left[name], right[name]) for name in left)
-    return torch.equal(left, right)
+    return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
 # -- batches ---------------------------------------------------------------------------------------------------------
