@@ -37,6 +37,7 @@ VERBS: dict[str, str] = {
     "chat": "huaben.cli.chat",
     "world": "huaben.cli.world",
     "train": "huaben.cli.train",
+    "clip": "huaben.cli.clip",
     "lm": "huaben.cli.lm",
     "nas": "huaben.cli.nas",
     "bench": "huaben.cli.bench",

@@ -44,8 +44,8 @@ def preprocess(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], size: in
     for image in images:
         check_image(image)
     if isinstance(images, np.ndarray):
-        return resize(to_float(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)), size)
-    rows = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] for image in images]
+        return resize(to_float(torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2)), size)
+    rows = [torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)[None] for image in images]
     return torch.cat([resize(to_float(row), size) for row in rows])
 
 

@@ -51,3 +51,10 @@ def test_other_arrays_are_refused(image: np.ndarray) -> None:
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ShapeError, match="no picture"):
         preprocess([], 16)
+
+
+def test_pictures_that_must_not_be_written_are_read() -> None:
+    picture = np.full((32, 32, 3), 255, np.uint8)
+    picture.setflags(write=False)
+    assert torch.equal(preprocess([picture], 16), torch.ones(1, 3, 16, 16))  # torch warns of read-only arrays
+    assert torch.equal(preprocess(np.broadcast_to(picture, (2, 32, 32, 3)), 16), torch.ones(2, 3, 16, 16))
