@@ -27,6 +27,10 @@ BENCHES: dict[str, str] = {
     "dape_kernel": "the fused attention kernel beside the formulas, row blocks, SDPA and FlexAttention, on a GPU",
     "transfer": "architecture search on TransNAS-Bench-101: every task from the others, method by method",
     "configurations": "small painters and CLIPs of equal compute, trained for real, and the search on their tables",
+    "mining": "hard pairs by every method: pairs a second, recall against exact, peak memory",
+    "hard_pairs_emoji": "HELIP on real bilingual emoji, every arm beside plain continued training at equal samples",
+    "hard_pairs_world": "HELIP among near-identical scenes: what hard batches and the margin bring",
+    "improved_clip": "the embedded CLIP before and after HELIP: retrieval, near-identical scenes, its text states",
     "adapter_view": "what the adapters of trained models do, head by head",
     "ordering": "maximal acyclic subgraphs: kept weight, true order and seconds, solver by solver",
 }
