@@ -312,7 +312,9 @@ class Bench:
         return (self.base_folder(base) / FINAL_NAME / CARD_NAME).is_file()
 
     def train_base(self, base: int) -> None:
-        """Train a base, or go on with it."""
+        """Train a base, or go on with it; a finished one stays as it is."""
+        if self.base_ready(base):
+            return
         seed = self.base_seed(base)
         recipe = HelipRecipe(
             lambda: _seeded(self.new_encoder, seed),
@@ -459,6 +461,7 @@ class Bench:
         scores = self.judge(load_dual_encoder(folder / FINAL_NAME))
         shutil.rmtree(folder, ignore_errors=True)
         return {
+            "arm": arm.facts(),
             "scores": scores,
             "terms": _terms(lines),
             "cpu_seconds": round(spent, 2),
@@ -507,7 +510,7 @@ class Bench:
         for base, continuation, name, arm in runs:
             facts = [self.base_seed(base), continuation, arm.facts()]
             found[f"{base} {continuation} {name}"] = Task(
-                self.path(f"{base}-{continuation}-{_plain(name)}", facts),
+                self.path(f"{base}-{continuation}", facts),  # arms of several tables that are the same run once
                 functools.partial(self.continue_base, base, continuation, arm),
                 base,
             )
@@ -519,9 +522,7 @@ class Bench:
         return found
 
     def _judged_base(self, base: int) -> dict[str, Any]:
-        started = time.process_time()
         self.train_base(base)
-        spent = time.process_time() - started
         encoder = self.base(base)
         images, texts = self.features(base)
         card = json.loads((self.base_folder(base) / FINAL_NAME / CARD_NAME).read_text(encoding="utf-8"))
@@ -529,7 +530,7 @@ class Bench:
             "scores": self.judge(encoder),
             "terms": card["terms"],
             "parameters": card["parameters"],
-            "cpu_seconds": round(spent, 1),
+            "minutes": card["minutes"],
             "hard": _hardness(images, texts, self.mined(base, 10)),
         }
 
@@ -776,7 +777,7 @@ def _row(
         "n": len(every),
         "scores": scores,
         "terms": terms,
-        "cpu_seconds": round(float(np.mean([run["cpu_seconds"] for run in every])), 1),
+        "cpu_seconds": round(float(np.mean([run.get("cpu_seconds", 0.0) for run in every])), 1),
         "warned": sum(bool(run.get("warnings")) for run in every),
     }
     if runs.keys() & plain.keys():
@@ -888,10 +889,6 @@ def _brief(record: Mapping[str, Any]) -> str:
     if "margin_active_first" in record["terms"]:
         parts.append(f"active {record['terms']['margin_active_first']:.3f}")
     return ", ".join(parts)
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "=.+" else "-" for letter in name)
 
 
 def _names(value: str | Sequence[str]) -> list[str]:
