@@ -32,7 +32,6 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +54,7 @@ from .mining_lists import (
     Report,
     Space,
     build_lists,
+    each,
     flat_lists,
     release,
     scan_dtype,
@@ -172,7 +172,7 @@ def mine_ann(
         space = Space(memory // 2, work)
         if work is not None:
             _check_work(work, features, k, scoring, ids, settings, image_mean, text_mean)
-        index_lists = _prepare(features, space, settings, scoring, memory // 4, report)
+        index_lists = _prepare(features, space, settings, scoring, memory // 4, workers, report)
         pairs = space.array("pairs", (total, k), np.int64)
         scores = space.array("scores", (total, k), np.float32)
         state = space.array("state", (total,), np.uint8)
@@ -307,7 +307,7 @@ class _Search:
 
     def blocks(self, memory: int) -> IntArray:
         """Return the bounds of blocks of positions that are worked on together in about ``memory`` bytes."""
-        row = self.probes * self.cap * self.dtype.itemsize * 1.3 + self.lists.count * 16 + self.keep * 1024
+        row = self.probes * self.cap * self.dtype.itemsize * 1.3 + self.lists.count * 32 + self.keep * 1024
         self.block = int(min(2048, max(16, memory / row)))
         return np.append(np.arange(0, len(self.features), self.block), len(self.features))
 
@@ -321,22 +321,10 @@ class _Search:
             done[number] = True
             return int(bounds[number + 1] - bounds[number])
 
-        open_blocks = np.flatnonzero(~done).tolist()
-        if workers == 1:
-            for number in open_blocks:
-                finished += one(number)
-                if report is not None:
-                    report("search", finished, total)
-            return
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            try:
-                for count in pool.map(one, open_blocks):
-                    finished += count
-                    if report is not None:
-                        report("search", finished, total)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        for count in each(workers, one, np.flatnonzero(~done).tolist()):
+            finished += count
+            if report is not None:
+                report("search", finished, total)
 
     def _work(self, first: int, last: int) -> None:
         """Find the pairs of the queries at positions [first, last)."""
@@ -624,7 +612,13 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _prepare(
-    features: Features, space: Space, settings: dict[str, Any], scoring: Scoring, memory: int, report: Report | None
+    features: Features,
+    space: Space,
+    settings: dict[str, Any],
+    scoring: Scoring,
+    memory: int,
+    workers: int,
+    report: Report | None,
 ) -> Lists:
     """Build the lists, or open those that a work folder keeps."""
     dtype = getattr(torch, settings["precision"])
@@ -632,7 +626,7 @@ def _prepare(
     if path is not None and path.exists():
         return Lists.load(path, features, space, dtype)
     if settings["index"] == "flat":
-        lists = flat_lists(features, space, dtype, report=report)
+        lists = flat_lists(features, space, dtype, workers=workers, report=report)
     else:
         lists = build_lists(
             features,
@@ -642,6 +636,7 @@ def _prepare(
             modality=scoring.modality,
             seed=settings["seed"],
             memory=memory,
+            workers=workers,
             report=report,
         )
     if path is not None:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import mmap
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ from ..files import write_bytes
 from ..rng import numpy_stream, torch_stream
 from .mining_core import FloatArray, IntArray, Modality, as_array, normalise
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 Report = Callable[[str, int, int], object]
 """Called with what is done, how much of it, and of how much."""
 
@@ -79,6 +82,19 @@ def _map_of(array: NDArray[Any]) -> mmap.mmap | None:
             return None
         base = base.base if isinstance(base, np.ndarray) else None
     return base
+
+
+def each(workers: int, call: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """Yield ``call(item)`` in order, from threads of which each lets torch use one: the same bits for any number."""
+    if workers == 1:
+        yield from map(call, items)
+        return
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield from pool.map(call, items)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @dataclass(slots=True)
@@ -236,13 +252,19 @@ def as_tensor(stored: NDArray[Any]) -> torch.Tensor:
 
 
 def flat_lists(
-    features: Features, space: Space, dtype: torch.dtype, *, length: int = 2048, report: Report | None = None
+    features: Features,
+    space: Space,
+    dtype: torch.dtype,
+    *,
+    length: int = 2048,
+    workers: int = 1,
+    report: Report | None = None,
 ) -> Lists:
     """Return pairs in their own order, cut into pieces: every query scans all of them."""
     total = len(features)
     starts = np.append(np.arange(0, total, length), total).astype(np.int64)
     order = np.arange(total, dtype=np.int64)
-    image, text, rounding = _store(features, order, space, dtype, report)
+    image, text, rounding = _store(features, order, space, dtype, workers, report)
     return Lists(order, starts, image, text, None, rounding)
 
 
@@ -255,6 +277,7 @@ def build_lists(
     modality: Modality,
     seed: int,
     memory: int,
+    workers: int = 1,
     report: Report | None = None,
 ) -> Lists:
     """Train centroids, give every pair to its nearest, cut long lists, and store the pairs in list order.
@@ -267,6 +290,7 @@ def build_lists(
         modality: what the joint vector holds.
         seed: of the sample and the first centroids.
         memory: bytes for the training sample.
+        workers: threads; the result does not depend on them.
         report: called with ("lists", rows done, rows to do).
     """
     total = len(features)
@@ -277,26 +301,32 @@ def build_lists(
     sample = torch.cat(
         [features.joint(piece, modality, dtype) for piece in np.array_split(rows, -(-size // READ_ROWS))]
     )
-    centroids = k_means(sample, num_lists, seed=seed)
+    centroids = k_means(sample, num_lists, seed=seed, workers=workers)
     del sample
     labels = np.empty(total, np.int64)
-    for first in range(0, total, READ_ROWS):
+
+    def assign(first: int) -> int:
         piece = slice(first, min(first + READ_ROWS, total))
         labels[piece] = nearest(features.joint(piece, modality, dtype), centroids).numpy()
+        return piece.stop
+
+    for done in each(workers, assign, range(0, total, READ_ROWS)):
         if report is not None:
-            report("lists", piece.stop, 2 * total)
+            report("lists", done, 2 * total)
     longest = max(64, int(MAX_LIST * total / num_lists))
     labels, centroids = _cut(features, labels, centroids, longest, modality, dtype)
     labels, centroids = _neighbours_adjacent(labels, centroids, seed)
     order = np.argsort(labels, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(centroids)))]).astype(np.int64)
-    image, text, rounding = _store(features, order, space, dtype, report)
+    image, text, rounding = _store(features, order, space, dtype, workers, report)
     lists = Lists(order, starts, image, text, centroids, rounding)
     _bound(lists, features.image.shape[1], modality)
     return lists
 
 
-def k_means(rows: torch.Tensor, count: int, *, seed: int, iterations: int = ITERATIONS) -> torch.Tensor:
+def k_means(
+    rows: torch.Tensor, count: int, *, seed: int, iterations: int = ITERATIONS, workers: int = 1
+) -> torch.Tensor:
     """Return (count, W) float32 centroids of (n, W) rows: Lloyd's iterations from random rows.
 
     Clusters that are nearly empty start again beside a random row of one of the longest.
@@ -304,7 +334,7 @@ def k_means(rows: torch.Tensor, count: int, *, seed: int, iterations: int = ITER
     generator = torch_stream(seed, "mining", "centroids")
     centroids = rows[torch.randperm(len(rows), generator=generator)[:count]].float()
     for iteration in range(iterations):
-        labels = nearest(rows, centroids)
+        labels = nearest(rows, centroids, workers)
         sizes = torch.bincount(labels, minlength=len(centroids))
         sums = torch.zeros_like(centroids)
         for first in range(0, len(rows), READ_ROWS):
@@ -321,16 +351,16 @@ def k_means(rows: torch.Tensor, count: int, *, seed: int, iterations: int = ITER
     return centroids
 
 
-def nearest(rows: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+def nearest(rows: torch.Tensor, centroids: torch.Tensor, workers: int = 1) -> torch.Tensor:
     """Return for each of (n, W) rows the index of the nearest of (L, W) centroids."""
     scan = centroids.to(rows.dtype).T
     half = centroids.square().sum(1) / 2
-    return torch.cat(
-        [
-            (torch.mm(rows[first : first + READ_ROWS // 4], scan).float() - half).argmax(1)
-            for first in range(0, len(rows), READ_ROWS // 4)
-        ]
-    )
+    step = READ_ROWS // 4
+
+    def some(first: int) -> torch.Tensor:
+        return (torch.mm(rows[first : first + step], scan).float() - half).argmax(1)
+
+    return torch.cat(list(each(workers, some, range(0, len(rows), step))))
 
 
 def _cut(
@@ -399,31 +429,36 @@ def _neighbours_adjacent(labels: IntArray, centroids: torch.Tensor, seed: int) -
 
 
 def _store(
-    features: Features, order: IntArray, space: Space, dtype: torch.dtype, report: Report | None
+    features: Features, order: IntArray, space: Space, dtype: torch.dtype, workers: int, report: Report | None
 ) -> tuple[NDArray[Any], NDArray[Any], float]:
     """Copy unit rows in list order; return them and the largest rounding error of a row."""
     total = len(features)
     stored = _stored_arrays(features, space, dtype)
     place = np.empty(total, np.int64)
     place[order] = np.arange(total)
-    rounding = 0.0
-    mapped = 0
-    for first in range(0, total, READ_ROWS):
+
+    def copy(first: int) -> tuple[int, float]:
         piece = slice(first, min(first + READ_ROWS, total))
+        rounding = 0.0
         for target, side in zip(stored, features.read(piece), strict=True):
             unit = torch.from_numpy(side)
             rounded = unit.to(dtype)
             if dtype != torch.float32:
                 rounding = max(rounding, float((rounded.float() - unit).norm(dim=1).max()))
             target[place[piece]] = (rounded.view(torch.int16) if dtype == torch.bfloat16 else rounded).numpy()
-            mapped += len(unit) * max(mmap.PAGESIZE, target.shape[1] * target.itemsize)
+        return piece.stop, rounding
+
+    largest, mapped = 0.0, 0
+    for done, rounding in each(workers, copy, range(0, total, READ_ROWS)):
+        largest = max(largest, rounding)
+        mapped += READ_ROWS * sum(max(mmap.PAGESIZE, side.shape[1] * side.itemsize) for side in stored)
         if mapped > features.budget:
             mapped = 0
             release(*stored)
         if report is not None:
-            report("lists", total + piece.stop, 2 * total)
+            report("lists", total + done, 2 * total)
     release(*stored)
-    return stored[0], stored[1], rounding
+    return stored[0], stored[1], largest
 
 
 def _stored_arrays(features: Features, space: Space, dtype: torch.dtype) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_a_task_and_the_merge_give_the_lists_of_one_machine(files: tuple[Path, P
 @needs_ray
 @pytest.mark.usefixtures("cluster")
 class TestOnACluster:
-    pytestmark = list(ray_noise)
+    pytestmark: ClassVar = list(ray_noise)
 
     @pytest.mark.parametrize("shards", [1, 3])
     def test_lists_are_those_of_one_machine(self, files: tuple[Path, Path], shards: int) -> None:
