@@ -247,7 +247,7 @@ def finetune(
     def train(it: HelipRecipe, folder: Path) -> FitResult:
         going_on = resume and (folder / CHECKPOINT_NAME).exists()
         length = None if going_on and steps is None else planned
-        with _alarms_told():
+        with _alarms_told(it):
             return fit_distributed(it, folder, steps=length, resume=resume, device=device)
 
     main_recipe = recipe()
@@ -583,7 +583,7 @@ def _planned(out: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def _alarms_told() -> Iterator[None]:
+def _alarms_told(recipe: HelipRecipe) -> Iterator[None]:
     """Show the margin loss's warning in the language of the command line; others as ever."""
     from ..recipes.distributed import is_main_process
 
@@ -591,10 +591,11 @@ def _alarms_told() -> Iterator[None]:
         show = warnings.showwarning
 
         def told(message: Warning | str, *rest: Any, **named: Any) -> None:
-            if ALARM_TEXT not in str(message):
+            watch = recipe.watch
+            if ALARM_TEXT not in str(message) or watch is None:
                 show(message, *rest, **named)
             elif is_main_process():
-                typer.echo(tell("clip_alarm", text=str(message)), err=True)
+                typer.echo(tell("clip_alarm", mean=watch.mean, random=watch.random), err=True)
 
         warnings.filterwarnings("always", message=f".*{ALARM_TEXT}")
         warnings.showwarning = told
