@@ -32,7 +32,7 @@ li { border: 1px solid color-mix(in srgb, currentColor 20%, transparent); border
 .two { display: flex; gap: .7rem; } figure { margin: 0; flex: 1 1 0; min-width: 0; overflow-wrap: anywhere; }
 img { width: 100%; max-width: 9rem; border-radius: .3rem; display: block; background: #fff; }
 figcaption, small { font-size: .82rem; } code { opacity: .7; font-size: .78rem; }
-table { border-collapse: collapse; margin: 1rem 0 1.6rem; }
+details { margin: 1.6rem 0; } table { border-collapse: collapse; margin: 1rem 0; }
 td, th { padding: .15rem .8rem .15rem 0; text-align: left; font-weight: normal; }
 td { font-variant-numeric: tabular-nums; }
 """.strip()
@@ -85,7 +85,7 @@ def gallery(
         data: their pictures and captions; without it the page shows keys alone.
         rows: (N,) the data's row of each pair, -1 where it has none.
         count: pairs shown of each kind.
-        facts: lines of text above them, ``name: value``.
+        facts: lines of text to unfold below them, ``name: value``.
     """
     doubts = likely_false_negatives(pairs, count)
     odd = likely_mispaired(pairs, count)
@@ -94,7 +94,6 @@ def gallery(
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(tell("clip_gallery_title"))}</title>'
         f"<style>{STYLE}</style></head><body><h1>{html.escape(tell('clip_gallery_title'))}</h1>",
         f"<p>{html.escape(tell('clip_gallery_about'))}</p>",
-        "<table>" + "".join(_fact(fact) for fact in facts) + "</table>",
         "<ul>",
     ]
     for doubt in doubts:
@@ -107,6 +106,8 @@ def gallery(
         parts.append(f"<p>{html.escape(tell('clip_gallery_odd_about'))}</p><ul>")
         parts += [f"<li>{_figure(pairs, data, rows, int(row))}</li>" for row in odd]
         parts.append("</ul>")
+    table = "<table>" + "".join(_fact(fact) for fact in facts) + "</table>"
+    parts.append(f"<details><summary>{html.escape(tell('clip_gallery_facts'))}</summary>{table}</details>")
     return "".join([*parts, "</body></html>\n"])
 
 

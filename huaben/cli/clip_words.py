@@ -35,6 +35,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "clip_finetune": "Continue training with hard pairs in every batch; under torchrun, with all its processes.",
         "clip_gallery_about": "The highest scoring hard pairs: where both pictures fit both captions, the pair is a "
         "false negative. Raise --skip-top or lower --duplicate if there are many.",
+        "clip_gallery_facts": "Statistics and settings of the lists",
         "clip_gallery_mutual": "score {score}, each in the other's list",
         "clip_gallery_odd": "Likely mispaired",
         "clip_gallery_odd_about": "Too few other pairs agree with these in picture and caption alike: the caption may "
@@ -120,6 +121,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "clip_finetune": "每个批次都加入困难样本对继续训练；在 torchrun 下使用它的所有进程。",
         "clip_gallery_about": "得分最高的困难样本对：如果两张图都符合两条描述，它就是假负例。"
         "这样的很多时，请提高 --skip-top 或降低 --duplicate。",
+        "clip_gallery_facts": "列表的统计与设置",
         "clip_gallery_mutual": "得分 {score}，互在对方的列表中",
         "clip_gallery_odd": "疑似错配",
         "clip_gallery_odd_about": "在图片和描述上都与它们一致的样本对太少：描述可能属于别处，或者它与众不同。",
