@@ -59,7 +59,7 @@ from .scene_families import (
     make_scenes,
 )
 
-PROBE_CAPTIONS, PROBE_STEPS, PROBE_BATCH = 6000, 600, 64
+PROBE_BATCH = 64
 
 
 class ImprovedRecipe(ClipRecipe):
@@ -277,8 +277,8 @@ def text_probe(
     folder: str | Path,
     *,
     seed: int = 0,
-    captions: int = PROBE_CAPTIONS,
-    steps: int = PROBE_STEPS,
+    captions: int = 6000,
+    steps: int = 600,
     length: int = 32,
 ) -> dict[str, float]:
     """Return how well a probe reads attributes out of frozen text states.
@@ -330,7 +330,7 @@ def text_probe(
         schedule.step()
     scores: dict[str, float] = {}
     for words in ("train", "paraphrase"):
-        fresh = frozen(f"probe fresh {words}", 1200, words)
+        fresh = frozen(f"probe fresh {words}", max(400, captions // 5), words)
         with torch.inference_mode():
             parts = [
                 probe((states.float() - shift) / spread, mask)
@@ -367,6 +367,8 @@ def run(
     learning_rate: float = 1e-3,
     judged_families: int = 120,
     unrelated: int = 1000,
+    probe_captions: int = 6000,
+    probe_steps: int = 600,
     *,
     out: Path | None = None,
 ) -> dict[str, Any]:
@@ -384,6 +386,7 @@ def run(
         minutes, steps: length of the training; 10 minutes by default.
         learning_rate: the highest one.
         judged_families, unrelated: fresh scenes to judge on.
+        probe_captions, probe_steps: as ``captions`` and ``steps`` of :func:`text_probe`.
         out: folder of the results.
 
     Returns:
@@ -421,7 +424,10 @@ def run(
     towers = {"old": Path(start), "new": new, "text": Path(text)}
     results: dict[str, Any] = {
         "clip": {name: clip_scores(towers[name], fresh, others) for name in ("old", "new")},
-        "text_states": {name: text_probe(path, seed=seed, length=model.text_length) for name, path in towers.items()},
+        "text_states": {
+            name: text_probe(path, seed=seed, captions=probe_captions, steps=probe_steps, length=model.text_length)
+            for name, path in towers.items()
+        },
         "settings": recipe.settings,
         "steps": done["steps"],
         "seconds": done["seconds"],
