@@ -78,8 +78,8 @@ class Plan(Config):
 
     Attributes:
         data_seed: of the scenes.
-        families: of training; ``test_families`` and ``unrelated`` scenes are those judged on, as many of the training
-            families as test ones show what was learned by heart.
+        families: of training; ``test_families`` and ``unrelated`` scenes are those judged on, and half as many families
+            of training, which show what was learned by heart.
         test_families, unrelated: see there.
         split: name of the scenes judged on; another one than the reported "test" to choose settings by.
         base_steps, base_learning_rate: of the base, from the embedded weights.
@@ -368,7 +368,7 @@ class Bench:
         """Return shares found first: among fresh families, training families, and fresh unrelated scenes."""
         image, texts = embeddings(encoder, self.test)
         scores = family_scores(image, texts)
-        shown = min(len(self.train), len(self.test))
+        shown = min(self.plan.families, (self.plan.test_families + 1) // 2) * FAMILY_SIZE
         seen = Families(self.train.scenes[:shown], self.train.pictures[:shown], self.train.captions[:shown])
         image, texts = embeddings(encoder, seen)
         scores["seen_family"] = family_scores(image, texts)["family"]
