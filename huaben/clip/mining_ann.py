@@ -9,7 +9,8 @@ features in float64, so scores are exact and only membership is approximate.
 What is known of every pair (the scan is rounded, but its error is bounded):
 
 - *Scan bound*. Nothing a query scanned and left out can score more than its cut-off plus the rounding bound. If that is
-  below the k-th exact score, the result is exact among the lists looked into; else ``candidates`` is doubled for it.
+  below the k-th exact score, the result is exact among the lists looked into; else ``candidates`` is doubled for it if
+  that can complete a proof, or if the cut-off is really near.
   For backends that scan by inner product of joint vectors, hence by the sum of the cosines, the bound is AM-GM:
   ``a * b <= ((a + b) / 2) ** 2``, with the cut-off clamped at 0.
 - *List bound*. Rows of a list lie within an angle of its centroid in each modality, so a list not looked into can offer
@@ -124,7 +125,7 @@ def mine_ann(
             block at a time.
         k: how many to keep, below N.
         scoring: the score; the default has no lower threshold and drops cosines above 0.98.
-        candidates: exactly scored for each query; default 2 k for a product scan, 4 k for a sum scan.
+        candidates: exactly scored for each query; default 1.5 k (at least k + 16) for a product scan, 4 k for a sum.
         ids: (N,): equal ids never meet.
         seed: of the centroids. The same seed, settings and processor give the same result, whatever the threads.
         memory_mb: bound on memory besides the process as it is; larger arrays lie in files.
@@ -138,8 +139,8 @@ def mine_ann(
         scan: rank by the product of cosines itself, or by their sum.
         precision: of the scan; "auto" is bfloat16 where the processor multiplies it natively.
         threads: blocks worked on at once; default torch's number of threads.
-        work: folder that keeps the index and finished blocks; an interrupted run with the same features and settings
-            goes on from there.
+        work: folder that keeps the index, the finished blocks and the result's arrays; an interrupted run with the same
+            features and settings goes on from there. The caller removes it.
         image_mean, text_mean: subtracted from the features first.
         report: called with ("lists" or "search", done, to do).
 
@@ -230,7 +231,9 @@ def _settings(
     if index == "auto":
         index = "flat" if total <= FLAT_LIMIT else "ivf"
         announced.append(f"index: {index} for {total} pairs")
-    keep = (2 if scan == "product" else 4) * k if candidates is None else candidates
+    keep = candidates
+    if keep is None:
+        keep = k + max(16, k // 2) if scan == "product" else 4 * k
     if keep < k:
         raise ConfigError(f"candidates={keep}, expected at least k={k}", hint="2 k or more leaves room for rounding")
     num_lists, num_probes = lists, probes
@@ -364,7 +367,10 @@ class _Search:
                     late = ((best_slot >= lists.shape[1] // 2) & (best_rows >= 0)).sum(1)
                     more = (lists.shape[1] < self.lists.count) & ((num < self.k) | (late > self.late * self.k))
                     more &= state[part] < 3
-                    short = ~settled & (candidate[:, -1] >= 0)
+                    # More candidates where they can complete a proof, or where the cut-off is too near the k-th score.
+                    # (The error bound is a worst case; a quarter of it is many standard deviations.)
+                    near = cutoff_score(cutoff, product=self.product, modality=self.scoring.modality) + self.error / 4
+                    short = ((~settled & (uncovered < worst)) | (near >= worst)) & (candidate[:, -1] >= 0)
                     probes[part[more]] = np.minimum(2 * probes[part[more]], self.lists.count)
                     keep[part[short]] = np.minimum(2 * keep[part[short]], len(self.features) - 1)
                     failed.append(part[more | short])
@@ -571,7 +577,12 @@ def left_out(cutoff: NDArray[np.float64], error: float, *, product: bool, modali
     if product:
         # (a + e)(b + e) with ab <= cutoff and both at most 1: e (a + b) is largest at (1, cutoff)
         return rounded + error * (1 + rounded) + error**2
-    return ((rounded + 2 * error) / 2) ** 2  # AM-GM
+    return cutoff_score(rounded + 2 * error, product=False, modality=modality)
+
+
+def cutoff_score(cutoff: NDArray[np.float64], *, product: bool, modality: str) -> NDArray[np.float64]:
+    """Return the most that a pair with this scanned value scores if the scan is exact: of a sum, by AM-GM."""
+    return cutoff if product or modality != "both" else (cutoff / 2) ** 2
 
 
 def best_of(scores: FloatArray, rows: IntArray, slots: IntArray, k: int) -> tuple[FloatArray, IntArray, IntArray]:
