@@ -63,7 +63,7 @@ class ArchGraphConfig(SearchConfig):
     explore: int = 3
     exploration: Literal["uniform", "thompson"] = "uniform"
     orderer: str = "mwas"
-    members: int = 4
+    members: int = 3
     tau: float = 0.02
     kappa: float = 0.5
     top: int = 256
