@@ -187,6 +187,53 @@ WORDS: dict[str, tuple[str, str]] = {
     "cpu": ("CPU s a search", "每次搜索 CPU 秒"),
     "published": ("published by the paper’s authors, another metric", "论文作者公布，指标不同"),
     "noise": ("limit by training noise", "训练噪声的极限"),
+    # HELIP
+    "hard_pairs_emoji": ("Hard pairs on real emoji", "真实表情符号上的困难样本对"),
+    "hard_pairs_emoji_note": (
+        "A small CLIP trained on {seen} emoji with names in both languages, then continued in each way with the same "
+        "schedule and as many pictures seen; R@1 in per cent, mean of both directions and languages. Beside it the paired "
+        "difference to plain continued training in points, {n} pairs of base and seed, 95 % intervals.",
+        "先用 {seen} 个带中英文名称的表情符号训练一个小 CLIP，再以相同的学习率安排、相同的样本量按各种方式继续训练；"
+        "R@1 为百分数，取两个方向、两种语言的平均。旁边是与普通继续训练的配对差（百分点），{n} 对底模与种子，95 % 区间。",
+    ),
+    "hard_pairs_world": ("Hard pairs among near-identical scenes", "近乎相同的场景里的困难样本对"),
+    "hard_pairs_world_note": (
+        "Scenes of the embedded world in families that differ by one attribute. R@1 in per cent within a new family "
+        "(guessing: {chance:.1f}) and among 1,000 unrelated scenes; differences to plain continued training at equal "
+        "samples in points, {n} seeds, 95 % intervals.",
+        "内置世界的场景，每族成员只差一个属性。R@1 为百分数：在新的一族之内（随机猜测 {chance:.1f}），以及在 1000 个无关场景中；"
+        "差值是与同样本量的普通继续训练相比的百分点，{n} 个种子，95 % 区间。",
+    ),
+    "mining": ("Mining hard pairs", "挖掘困难样本对"),
+    "mining_note": (
+        "{dims} image and {dims} caption dimensions, k = {k}, {threads} threads. `exact` and `fast` are timed on "
+        "{queries} queries against all pairs and extrapolated; `ann` is measured on all. Memory: above the process before.",
+        "图像与描述各 {dims} 维，k = {k}，{threads} 线程。`exact` 与 `fast` 以 {queries} 个查询对全部样本计时后外推；"
+        "`ann` 为全部实测。内存：超出进程原有的部分。",
+    ),
+    "way": ("continued with", "继续训练的方式"),
+    "trained_on": ("trained emoji", "训练过的"),
+    "held_out": ("held-out concepts", "未见过的概念"),
+    "within": ("within the family", "族内"),
+    "unrelated": ("among unrelated scenes", "无关场景中"),
+    "beside": ("difference", "差值"),
+    "active": ("margin active", "间隔起作用的比例"),
+    "base": ("nothing (the base)", "不继续（底模）"),
+    "untrained": ("nothing (the base)", "不继续（底模）"),
+    "plain": ("plain batches", "普通批次"),
+    "continued": ("plain batches", "普通批次"),
+    "random": ("random partners", "随机搭配"),
+    "hpm": ("hard pairs", "困难样本对"),
+    "hnml": ("the margin loss alone", "只用间隔损失"),
+    "helip": ("hard pairs and the margin loss (HELIP)", "困难样本对加间隔损失（HELIP）"),
+    "helip_both": ("HELIP, the margin both ways", "HELIP，间隔双向"),
+    "random+hnml": ("random partners and the margin loss", "随机搭配加间隔损失"),
+    "random_margin": ("random partners and the margin loss", "随机搭配加间隔损失"),
+    "num_pairs": ("pairs", "样本对"),
+    "pairs_a_second": ("pairs a second", "每秒样本对"),
+    "speedup": ("times exact", "相对 exact"),
+    "recall_at_k": ("recall", "召回率"),
+    "memory_mb": ("memory, MB", "内存（MB）"),
 }
 """Headers and row labels: English, Chinese."""
 
@@ -597,6 +644,79 @@ def transfer_table(results: Mapping[str, Any], say: Say) -> Table:
     return Table(header, rows, say("transfer_note", rows=results.get("rows", "?")))
 
 
+def hard_pairs_emoji_table(results: Mapping[str, Any], say: Say) -> Table:
+    """Return one row per arm: trained and held-out emoji."""
+    rows: list[list[Cell]] = []
+    pairs = 0
+    for name, arm in results.get("arms", {}).items():
+        if not arm.get("n"):
+            continue
+        cells: list[Cell] = [say(name)]
+        for pool in ("seen", "held"):
+            cells += [f"{arm['scores'][pool]['r1']:.1f}", _difference(dig(arm, "difference", f"{pool}.r1"), name)]
+        active = dig(arm, "terms", "margin_active")
+        rows.append([*cells, None if active is None else f"{100 * active:.1f} %"])
+        pairs = max(pairs, arm["n"])
+    header = [say("way"), say("trained_on"), say("beside"), say("held_out"), say("beside"), say("active")]
+    return Table(header, rows, say("hard_pairs_emoji_note", n=pairs, seen=dig(results, "data", "seen")))
+
+
+def hard_pairs_world_table(results: Mapping[str, Any], say: Say) -> Table:
+    """Return one row per arm: near-identical scenes and unrelated ones."""
+    rows: list[list[Cell]] = []
+    for name, arm in results.get("arms", {}).items():
+        if name not in WORDS:
+            continue
+        cells: list[Cell] = [say(name)]
+        for key in ("family", "global"):
+            difference = dig(results, "differences", f"{name} - continued", key)
+            cells += [f"{arm['scores'][key]['mean']:.1f}", _difference(difference, name)]
+        active = dig(arm, "terms", "margin_active")
+        rows.append([*cells, None if active is None else f"{100 * active:.1f} %"])
+    header = [say("way"), say("within"), say("beside"), say("unrelated"), say("beside"), say("active")]
+    note = say("hard_pairs_world_note", chance=results.get("chance", 0.0), n=len(results.get("seeds", ())))
+    return Table(header, rows, note)
+
+
+def _difference(value: Any, arm: str) -> Cell:
+    """Return a signed mean with its interval; nothing for the arm that the others are compared with."""
+    if arm in ("plain", "continued") or dig(value, "mean") is None:
+        return None
+    return f"{value['mean']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]"
+
+
+def mining_table(results: Mapping[str, Any], say: Say) -> Table:
+    """Return one row per number of pairs and method."""
+    rows: list[list[Cell]] = []
+    for case in results.get("cases", ()):
+        for name, found in case["methods"].items():
+            if "pairs_per_s" not in found:
+                continue
+            times = found.get("speedup")
+            rows.append(
+                [
+                    f"{case['pairs']:,}",
+                    f"`{name}`",
+                    f"{found['pairs_per_s']:,.0f}",
+                    None if times is None else f"{times:.1f}",
+                    f"{found['recall']:.3f}",
+                    None if found.get("grown_mb") is None else f"{found['grown_mb']:,.0f}",
+                ]
+            )
+    header = [
+        say("num_pairs"),
+        say("method"),
+        say("pairs_a_second"),
+        say("speedup"),
+        say("recall_at_k"),
+        say("memory_mb"),
+    ]
+    values = {"dims": "?", "k": "?", "threads": "?", "queries": "?", **results.get("settings", {})}
+    return Table(
+        header, rows, say("mining_note", **{name: values[name] for name in ("dims", "k", "threads", "queries")})
+    )
+
+
 def _several(values: Sequence[float] | None) -> dict[str, float] | None:
     """Return median, lowest and highest of some measurements."""
     if not values:
@@ -615,6 +735,9 @@ TABLES: dict[str, Callable[[Mapping[str, Any], Say], Table]] = {
     "extrapolation": extrapolation_table,
     "recall": recall_table,
     "transfer": transfer_table,
+    "hard_pairs_emoji": hard_pairs_emoji_table,
+    "hard_pairs_world": hard_pairs_world_table,
+    "mining": mining_table,
 }
 """Experiment -> its table, in the order of the README."""
 

@@ -32,6 +32,7 @@ PAINTED = {name: mean(0.75) for name in ("recognised", "placed", "right", "whole
 SPOKEN = {"pages": 0.95, "turns": 0.9, "conversations": 0.85, "scripts": 20}
 READ = {name: {"mean": 0.9, "n": 2000, "interval": [0.88, 0.92]} for name in ("recognised", "accessory", "box_iou")}
 DRAWN = {part: timing(0.5) for part in ("total", "text", "sampling", "decode")}
+EMOJI = {"seen": {"r1": 70.0}, "held": {"r1": 10.0}}
 RESULTS: dict[str, dict[str, Any]] = {
     "detector": {
         "reading": {"clean": READ, "blur 1": READ, "noise 0.05": READ},
@@ -98,6 +99,35 @@ RESULTS: dict[str, dict[str, Any]] = {
         "published": {"average_percent": [0.16, 0.29]},
         "rows": 4096,
         "budget": 50,
+    },
+    "hard_pairs_emoji": {
+        "arms": {
+            "base": {"n": 6, "scores": EMOJI, "difference": {"seen.r1": mean(-0.5)}},
+            "plain": {"n": 6, "scores": EMOJI, "difference": {"seen.r1": mean(0.0)}},
+            "helip": {
+                "n": 6,
+                "scores": EMOJI,
+                "difference": {"seen.r1": mean(0.8), "held.r1": mean(0.1)},
+                "terms": {"margin_active": 0.01},
+            },
+            "random": {"n": 0},
+        },
+        "data": {"seen": 1263},
+    },
+    "hard_pairs_world": {
+        "arms": {name: {"scores": {"family": mean(50.0), "global": mean(80.0)}} for name in ("continued", "hpm")},
+        "differences": {"hpm - continued": {"family": mean(3.0), "global": mean(-1.0)}},
+        "chance": 12.5,
+        "seeds": [0, 1],
+    },
+    "mining": {
+        "cases": [
+            {
+                "pairs": 1_000_000,
+                "methods": {"ann": {"pairs_per_s": 2500.0, "speedup": 25.0, "recall": 0.96, "grown_mb": 900.0}},
+            }
+        ],
+        "settings": {"dims": 256, "k": 50, "threads": 2, "queries": 512},
     },
 }
 HARDWARE = {"cpu": "Test CPU", "cpus": 2, "gpu": None}
@@ -269,3 +299,14 @@ def test_the_readmes_detector_example_reads_a_picture(
         for code in re.findall(r"^```py(?:thon)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
             exec(code, names)  # noqa: S102 - our own documents
         assert "SceneGraph" in capsys.readouterr().out
+
+
+def test_an_arm_stands_beside_its_control() -> None:
+    say = tables.Say("en")
+    lines = tables.table_lines("hard_pairs_emoji", record(RESULTS["hard_pairs_emoji"]), say)
+    helip = next(line for line in lines if "HELIP" in line and line.startswith("|"))
+    assert "+0.80 [" in helip
+    assert helip.rstrip(" |").endswith("1.0 %")
+    assert not any("random" in line for line in lines if line.startswith("|"))  # it was not run
+    plain = next(line for line in lines if line.startswith("| plain"))
+    assert "+0.00" not in plain
