@@ -211,7 +211,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "图像与描述各 {dims} 维，k = {k}，{threads} 线程。`exact` 与 `fast` 以 {queries} 个查询对全部样本计时后外推；"
         "`ann` 为全部实测。内存：超出进程原有的部分。",
     ),
-    "way": ("continued with", "继续训练的方式"),
+    "continuation": ("continued with", "继续训练的方式"),
     "trained_on": ("trained emoji", "训练过的"),
     "held_out": ("held-out concepts", "未见过的概念"),
     "within": ("within the family", "族内"),
@@ -657,7 +657,7 @@ def hard_pairs_emoji_table(results: Mapping[str, Any], say: Say) -> Table:
         active = dig(arm, "terms", "margin_active")
         rows.append([*cells, None if active is None else f"{100 * active:.1f} %"])
         pairs = max(pairs, arm["n"])
-    header = [say("way"), say("trained_on"), say("beside"), say("held_out"), say("beside"), say("active")]
+    header = [say("continuation"), say("trained_on"), say("beside"), say("held_out"), say("beside"), say("active")]
     return Table(header, rows, say("hard_pairs_emoji_note", n=pairs, seen=dig(results, "data", "seen")))
 
 
@@ -673,7 +673,7 @@ def hard_pairs_world_table(results: Mapping[str, Any], say: Say) -> Table:
             cells += [f"{arm['scores'][key]['mean']:.1f}", _difference(difference, name)]
         active = dig(arm, "terms", "margin_active")
         rows.append([*cells, None if active is None else f"{100 * active:.1f} %"])
-    header = [say("way"), say("within"), say("beside"), say("unrelated"), say("beside"), say("active")]
+    header = [say("continuation"), say("within"), say("beside"), say("unrelated"), say("beside"), say("active")]
     note = say("hard_pairs_world_note", chance=results.get("chance", 0.0), n=len(results.get("seeds", ())))
     return Table(header, rows, note)
 
