@@ -105,9 +105,14 @@ class Arm:
         }
 
 
-def main_arms(k: int, gamma: float) -> dict[str, Arm]:
-    """Return the arms of the main table."""
-    return {
+def main_arms(k: int, gamma: float, harder: tuple[int, int] | None = None) -> dict[str, Arm]:
+    """Return the arms of the main table.
+
+    Args:
+        k, gamma: of all arms, with one partner a seed.
+        harder: k and p of two more arms, chosen on a base that is not reported; None leaves them out.
+    """
+    found = {
         PLAIN: Arm("continued training, restarted schedule"),
         "random": Arm("random partners in the batches, contrastive loss only", "random"),
         HPM: Arm("mined hard pairs in the batches, contrastive loss only", "mined", k=k),
@@ -118,6 +123,12 @@ def main_arms(k: int, gamma: float) -> dict[str, Arm]:
         HELIP: Arm("mined hard pairs in the batches, and the margin loss", "mined", gamma, k=k),
         RANDOM_MARGIN: Arm("random partners, and the margin loss as if they were hard", "random", gamma),
     }  # fmt: skip
+    if harder is not None:
+        size, p = harder
+        said = "batches of fewer seeds with more hard pairs each, chosen on a base that is not reported"
+        found[f"{HPM}-harder"] = Arm(f"{said}; contrastive loss only", "mined", k=size, p=p)
+        found[f"{HELIP}-harder"] = Arm(f"{said}; and the margin loss", "mined", gamma, k=size, p=p)
+    return found
 
 
 def ablation_arms(k: int, gamma: float, pairs: int) -> dict[str, dict[str, Arm]]:
@@ -600,6 +611,8 @@ def run(
     batch_size: int = 128,
     k: int = 10,
     gamma: float = 0.3,
+    harder_k: int | None = 10,
+    harder_p: int = 7,
     size: int = 32,
     width: int = 96,
     image_layers: int = 3,
@@ -628,6 +641,7 @@ def run(
         steps, learning_rate: of a continuation: a restarted cosine.
         batch_size: pairs a step; partners count.
         k, gamma: of the main table.
+        harder_k, harder_p: of its two arms with harder batches; harder_k=null leaves them out.
         size: side of the pictures in pixels.
         width, image_layers, text_layers, embedding_size, vocab_size: of the model.
         strength: of the changes that make a view, from 0 to 1.
@@ -651,7 +665,7 @@ def run(
         raise ConfigError(
             f"bases={bases}, continuations={continuations}: nothing to compare", hint="use bases=3, continuations=2"
         )
-    known = main_arms(k, gamma)
+    known = main_arms(k, gamma, None if harder_k is None else (harder_k, harder_p))
     names = list(known) if arms is None else _names(arms)
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -741,7 +755,9 @@ def summary(
             for panel, some in panels.items()
         },
     }
-    for left, right in ((HELIP, HPM), (HPM, "random"), ("hnml", PLAIN), (RANDOM_MARGIN, "random"), (PLAIN, BASE)):
+    harder = [(f"{HELIP}-harder", f"{HPM}-harder"), (f"{HELIP}-harder", HELIP)] if f"{HELIP}-harder" in chosen else []
+    asked = ((HELIP, HPM), (HPM, "random"), (RANDOM_MARGIN, "random"), (PLAIN, BASE), *harder)
+    for left, right in asked:
         first, second = of(left), base if right == BASE else of(right)
         if first.keys() & second.keys():
             results["against"][f"{left} - {right}"] = _differences(first, second, seed, left, right)

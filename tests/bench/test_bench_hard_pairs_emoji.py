@@ -20,7 +20,7 @@ pyarrow = pytest.importorskip("pyarrow")
 DATA = Path(__file__).parents[3] / "shared" / "data" / "emoji" / "emoji.parquet"
 COLOURS = ("red", "green", "blue", "grey")
 THINGS = ("ship", "tower", "stone", "lamp", "coin", "drum", "kite", "leaf", "ring", "vase")
-ARMS = {"plain", "random", "hpm", "hnml", "helip", "random+hnml"}
+ARMS = {"plain", "random", "hpm", "hnml", "helip", "random+hnml", "hpm-harder", "helip-harder"}
 SETTINGS: dict[str, Any] = {
     "bases": 1,
     "continuations": 1,
@@ -28,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "steps": 10,
     "batch_size": 12,
     "k": 4,
+    "harder_k": 4,
+    "harder_p": 2,
     "size": 16,
     "width": 16,
     "image_layers": 1,
