@@ -110,7 +110,8 @@ def main_arms(k: int, gamma: float, harder: tuple[int, int] | None = None) -> di
 
     Args:
         k, gamma: of all arms, with one partner a seed.
-        harder: k and p of two more arms, chosen on a base that is not reported; None leaves them out.
+        harder: k and p of two more arms, chosen on a base of another seed that is not reported, after the ablation of p
+            had shown where to look; None leaves them out.
     """
     found = {
         PLAIN: Arm("continued training, restarted schedule"),
@@ -125,7 +126,7 @@ def main_arms(k: int, gamma: float, harder: tuple[int, int] | None = None) -> di
     }  # fmt: skip
     if harder is not None:
         size, p = harder
-        said = "batches of fewer seeds with more hard pairs each, chosen on a base that is not reported"
+        said = "fewer seeds with more hard pairs each: suggested by the ablation of p, chosen on a base that is not reported"
         found[f"{HPM}-harder"] = Arm(f"{said}; contrastive loss only", "mined", k=size, p=p)
         found[f"{HELIP}-harder"] = Arm(f"{said}; and the margin loss", "mined", gamma, k=size, p=p)
     return found
