@@ -223,10 +223,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "plain": ("plain batches", "普通批次"),
     "continued": ("plain batches", "普通批次"),
     "random": ("random partners", "随机搭配"),
-    "hpm": ("hard pairs", "困难样本对"),
+    "hpm": ("one hard pair a seed", "每个种子配一个困难样本对"),
     "hnml": ("the margin loss alone", "只用间隔损失"),
-    "helip": ("hard pairs and the margin loss (HELIP)", "困难样本对加间隔损失（HELIP）"),
+    "helip": ("one hard pair a seed and the margin loss (HELIP)", "每个种子配一个困难样本对，加间隔损失（HELIP）"),
     "helip_both": ("HELIP, the margin both ways", "HELIP，间隔双向"),
+    "hpm-harder": ("seven hard pairs a seed", "每个种子配七个困难样本对"),
+    "helip-harder": ("seven hard pairs a seed and the margin loss", "每个种子配七个困难样本对，加间隔损失"),
     "random+hnml": ("random partners and the margin loss", "随机搭配加间隔损失"),
     "random_margin": ("random partners and the margin loss", "随机搭配加间隔损失"),
     "num_pairs": ("pairs", "样本对"),
@@ -644,13 +646,19 @@ def transfer_table(results: Mapping[str, Any], say: Say) -> Table:
     return Table(header, rows, say("transfer_note", rows=results.get("rows", "?")))
 
 
+ARMS = (
+    *("base", "untrained", "plain", "continued", "random", "random+hnml", "random_margin", "hnml"),
+    *("hpm", "helip", "helip_both", "hpm-harder", "helip-harder"),
+)
+"""Ways to continue training, in the order of the rows."""
+
+
 def hard_pairs_emoji_table(results: Mapping[str, Any], say: Say) -> Table:
     """Return one row per arm: trained and held-out emoji."""
     rows: list[list[Cell]] = []
     pairs = 0
-    for name, arm in results.get("arms", {}).items():
-        if not arm.get("n"):
-            continue
+    arms = results.get("arms", {})
+    for name, arm in ((name, arms[name]) for name in ARMS if dig(arms, name, "n")):
         cells: list[Cell] = [say(name)]
         for pool in ("seen", "held"):
             cells += [f"{arm['scores'][pool]['r1']:.1f}", _difference(dig(arm, "difference", f"{pool}.r1"), name)]
@@ -664,9 +672,8 @@ def hard_pairs_emoji_table(results: Mapping[str, Any], say: Say) -> Table:
 def hard_pairs_world_table(results: Mapping[str, Any], say: Say) -> Table:
     """Return one row per arm: near-identical scenes and unrelated ones."""
     rows: list[list[Cell]] = []
-    for name, arm in results.get("arms", {}).items():
-        if name not in WORDS:
-            continue
+    arms = results.get("arms", {})
+    for name, arm in ((name, arms[name]) for name in ARMS if name in arms):
         cells: list[Cell] = [say(name)]
         for key in ("family", "global"):
             difference = dig(results, "differences", f"{name} - continued", key)

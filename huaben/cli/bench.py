@@ -13,6 +13,9 @@ from .main import print_json
 from .texts import tell
 from .words import say
 
+SHOWN = 80
+"""Numbers printed; the rest is in the results file."""
+
 
 def command(
     name: Annotated[str, typer.Argument(help=tell("bench_name"))] = "",
@@ -28,7 +31,7 @@ def command(
             return
         typer.echo(tell("bench_list"))
         for key in bench_names():
-            typer.echo(f"  {key:12} {BENCHES[key]}")
+            typer.echo(f"  {key:16} {BENCHES[key]}")
         return
     from ..bench.experiment import RESULTS_NAME, run_experiment
 
@@ -44,8 +47,11 @@ def command(
     if as_json:
         print_json(record)
         return
-    for key, value in _flat(record["results"]):
+    lines = _flat(record["results"])
+    for key, value in lines[:SHOWN]:
         typer.echo(f"{key}: {value}")
+    if len(lines) > SHOWN:
+        typer.echo(tell("bench_more", count=len(lines) - SHOWN, path=folder / RESULTS_NAME))
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
