@@ -69,7 +69,7 @@ FLAT_LIMIT = 20_000
 """Up to this many pairs "auto" scans everything: building lists would cost more than it saves."""
 GROUPS = 32
 """The scan's maxima are taken over this many strided parts before any sorting."""
-LATE_SHARE = 0.1
+LATE_SHARE = 0.2
 DOUBLINGS = 2
 WORK_NAME, LISTS_NAME = "work.json", "lists.npz"
 EXACT_QUERIES = 16
@@ -273,7 +273,7 @@ def default_lists(total: int) -> int:
 
 def default_probes(num_lists: int) -> int:
     """Return how many lists a query looks into at first."""
-    return min(num_lists, 32)
+    return min(num_lists, 48)
 
 
 class _Search:
