@@ -90,7 +90,7 @@ def run(
     Returns:
         ``cases``: per size and coupling the methods' ``seconds`` and ``cpu_s`` for all pairs, ``pairs_per_s``,
         ``recall``, ``peak_mb`` of the process and ``grown_mb`` above what it was before, ``speedup`` and
-        ``cpu_speedup`` over exact.
+        ``cpu_speedup`` over exact; ``settings``.
 
     Raises:
         ConfigError: for settings that cannot be measured.
@@ -129,6 +129,7 @@ def run(
                         path.unlink()
     return {
         "cases": cases,
+        "settings": {"dims": dims, "k": k, "threads": threads, "queries": queries, "memory_mb": memory_mb},
         "note": (
             f"extrapolated: seconds for all pairs from {queries} queries against all pairs; recall over the same "
             "queries; ann is measured on all pairs"
@@ -309,7 +310,7 @@ def _prepared(
             base = subset_of_round(task["seed"], 0, len(image), size)
             more = {"candidates": size, "expected_recall": round(size / len(image), 4)}
         return lambda: search_block(features, 0, queries, base, k, scoring)[1], more
-    faiss = require("faiss", extra="mine")
+    faiss = require("faiss", extra="clip")
     faiss.omp_set_num_threads(task["threads"])
     rows = Rows(image, text)
     width = image.shape[1] + text.shape[1]

@@ -130,7 +130,8 @@ def mine_ann(
         seed: of the centroids. The same seed, settings and processor give the same result, whatever the threads.
         memory_mb: bound on memory besides the process as it is; larger arrays lie in files.
         backend: "torch" is our own; "faiss" searches with that package (inner product, so a sum scan with the AM-GM
-            bound), all vectors in memory as float32; "auto" is torch, which measures faster on this self-join.
+            bound), all vectors in memory as float32; "auto" is torch: only its lists can be proven, and only it
+            keeps to ``memory_mb``.
         index: "flat" compares with everything (certified but for rounding), "ivf" with some lists; "auto" is flat up
             to 20,000 pairs.
         lists, probes: lists trained, and lists each query looks into at first; defaults grow with N.
@@ -223,7 +224,7 @@ def _settings(
     if backend == "auto":
         backend = "torch"
         note = "installed, backend='faiss' uses it" if is_available("faiss") else "not installed"
-        announced.append(f"backend: torch, the faster self-join (faiss is {note})")
+        announced.append(f"backend: torch, whose lists can be proven (faiss is {note})")
     if backend == "faiss":
         if scan != "sum":
             announced.append("scan: sum, since faiss searches by inner product")

@@ -79,7 +79,7 @@ def mine_sharded(
             or a ``resume`` folder of other features or settings.
         ConfigError: for an impossible setting.
     """
-    ray = require("ray", extra="cluster")
+    ray = require("ray", extra="ray")
     scoring = Scoring(low=low, duplicate=duplicate, modality=modality)
     paths = (str(Path(image_path).resolve()), str(Path(text_path).resolve()))
     image, text = (open_features(path, name) for path, name in zip(paths, ("image", "text"), strict=True))
