@@ -206,10 +206,10 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "mining": ("Mining hard pairs", "挖掘困难样本对"),
     "mining_note": (
-        "{dims} image and {dims} caption dimensions, k = {k}, {threads} threads. `exact` and `fast` are timed on "
-        "{queries} queries against all pairs and extrapolated; `ann` is measured on all. Memory: above the process before.",
-        "图像与描述各 {dims} 维，k = {k}，{threads} 线程。`exact` 与 `fast` 以 {queries} 个查询对全部样本计时后外推；"
-        "`ann` 为全部实测。内存：超出进程原有的部分。",
+        "{dims} image and {dims} caption dimensions, k = {k}, {threads} threads. `ann` is measured on all pairs; everything "
+        "else is timed on {queries} queries against all pairs and extrapolated. Memory: above the process before.",
+        "图像与描述各 {dims} 维，k = {k}，{threads} 线程。`ann` 为全部实测；"
+        "其余以 {queries} 个查询对全部样本计时后外推。内存：超出进程原有的部分。",
     ),
     "continuation": ("continued with", "继续训练的方式"),
     "trained_on": ("trained emoji", "训练过的"),
