@@ -22,7 +22,8 @@ from .words import language, say
 
 CORE = ("numpy", "PIL", "safetensors", "tokenizers", "aggdraw", "rich", "typer")
 OPTIONAL = (
-    "transformers", "diffusers", "accelerate", "triton", "optuna", "highspy", "scipy", "matplotlib", "ray", "torchvision"
+    "transformers", "diffusers", "accelerate", "triton", "optuna", "highspy", "scipy", "matplotlib",
+    "sklearn", "pyarrow", "datasets", "faiss", "open_clip", "ray", "torchvision",
 )  # fmt: skip
 REPAIR = {
     "torchvision": "pip uninstall torchvision (huaben does not use it; one built for another torch also breaks "
