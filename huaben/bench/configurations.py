@@ -17,6 +17,7 @@ import io
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -350,8 +351,10 @@ def _as(kind: Any, config: ArchGraphConfig) -> Any:
 
 def _best(searcher: Searcher, table: TaskTable) -> float:
     """Run a search to its end on a table; return the percent rank of the best found."""
-    while trials := searcher.ask(1):
-        searcher.tell(trials[0].id, table.value(trials[0].arch))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a small table may give a search nothing to learn from
+        while trials := searcher.ask(1):
+            searcher.tell(trials[0].id, table.value(trials[0].arch))
     best = max(table.oriented(trial.arch) for trial in searcher.log.trials)
     return table.rank_percent(float(best))
 
