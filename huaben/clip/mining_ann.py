@@ -128,7 +128,8 @@ def mine_ann(
         candidates: exactly scored for each query; default 1.5 k (at least k + 16) for a product scan, 4 k for a sum.
         ids: (N,): equal ids never meet.
         seed: of the centroids. The same seed, settings and processor give the same result, whatever the threads.
-        memory_mb: bound on memory besides the process as it is; larger arrays lie in files.
+        memory_mb: bound on the arrays held at a time; larger ones lie in files, whose mapped pages and the result come
+            on top (measured: 767 MB more in all for 200,000 pairs and 512, 4,253 for a million and 4,096).
         backend: "torch" is our own; "faiss" searches with that package (inner product, so a sum scan with the AM-GM
             bound), all vectors in memory as float32; "auto" is torch: only its lists can be proven, and only it
             keeps to ``memory_mb``.
