@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import StoreError
 
@@ -23,29 +24,40 @@ def store_error(action: str, path: Path, error: OSError) -> StoreError:
     return StoreError(f"{path} cannot be {action}: {reason}", hint="check the path and its permissions")
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file beside ``path`` to write into; it is flushed to the disk and renamed into place when the block ends.
+
+    Raises:
+        OSError: as the system gave it; after any error ``path`` is as it was, and nothing lies beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` beside ``path``, flush it to the disk and rename it into place.
 
     Raises:
         StoreError: if the disk is full or the folder cannot be written; ``path`` is then as it was.
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-        sync_folder(path.parent)
     except OSError as error:
         raise store_error("written", path, error) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -11,13 +11,10 @@ again, and by attention with neither bias nor adapter.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +22,9 @@ from torch import Tensor
 
 from ..attention.dape import Implementation
 from ..attention.scheme import Scheme, SchemeConfig, scheme_config
-from ..errors import ConfigError, GenerationError
+from ..errors import ConfigError
 from ..rng import torch_stream
+from .apart import resident_mb, run_apart
 
 MEASURE_LIMIT_S = 900.0
 
@@ -202,22 +200,14 @@ def peak_memory_mb(
         "seed": seed,
         "threads": threads,
     }
-    package = Path(__file__).resolve().parents[2]
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", __name__, json.dumps(task)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=MEASURE_LIMIT_S,
-        check=False,
+    said = run_apart(
+        __name__,
+        task,
+        what=f"{impl} at {length}",
+        limit_s=MEASURE_LIMIT_S,
+        hint="lower memory_limit_mb or the lengths",
     )
-    if done.returncode != 0:
-        raise GenerationError(
-            f"measuring {impl} at {length} ended with status {done.returncode}: {done.stderr.strip()[-500:]}",
-            hint="lower memory_limit_mb or the lengths",
-        )
-    grown: float | None = json.loads(done.stdout)
+    grown: float | None = json.loads(said)
     return grown
 
 
@@ -228,25 +218,12 @@ def _measure_here(task: dict[str, Any]) -> float | None:
     layer = _layer(SchemeConfig.from_dict(task["config"]), shape["heads"], shape["head_dim"], task["seed"])
     _step(layer, _tensors(shape, 16, task["seed"]), task["impl"])  # what the libraries set up once
     tensors = _tensors(shape, task["length"], task["seed"])
-    before = _resident_mb("VmRSS")
+    before = resident_mb("VmRSS")
     if before is None:
         return None
     _step(layer, tensors, task["impl"])
-    highest = _resident_mb("VmHWM")
+    highest = resident_mb("VmHWM")
     return None if highest is None else highest - before
-
-
-def _resident_mb(name: str) -> float | None:
-    """Return this process's resident size now (``VmRSS``) or at its highest (``VmHWM``), as Linux tells it.
-
-    ``getrusage`` will not do: its highest size begins with that of the process that started this one.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(f"{name}:")]
-    return kilobytes[0] * 1024 / 1e6 if kilobytes else None
 
 
 def _growth(cases: list[dict[str, Any]], kernel_size: int) -> dict[str, float]:

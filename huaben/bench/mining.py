@@ -17,9 +17,7 @@ building) is counted once. Recall is over the same queries, against exhaustive s
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,9 +34,10 @@ from ..clip.mining_ann import best_of, exact_scores, mine_ann
 from ..clip.mining_core import FloatArray, IntArray, Scoring
 from ..clip.mining_lists import Features as Rows
 from ..clip.mining_lists import release
-from ..errors import ConfigError, GenerationError
+from ..errors import ConfigError
 from ..optional import is_available, require
 from ..rng import torch_stream
+from .apart import resident_mb, run_apart
 
 METHODS = ("exact", "fast", "ann")
 PEERS = ("faiss_flat", "faiss_ivf", "faiss_hnsw")
@@ -233,22 +232,8 @@ def measure_apart(task: dict[str, Any]) -> tuple[dict[str, Any], IntArray]:
     Raises:
         GenerationError: if the process did not end well, as when memory ran out.
     """
-    package = Path(__file__).resolve().parents[2]
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", __name__, json.dumps(task)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        timeout=CHILD_LIMIT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise GenerationError(
-            f"measuring {task['method']} ended with status {done.returncode}: {done.stderr.strip()[-500:]}",
-            hint="lower the sizes or memory_mb",
-        )
-    answer = json.loads(done.stdout.splitlines()[-1])
+    said = run_apart(__name__, task, what=task["method"], limit_s=CHILD_LIMIT_S, hint="lower the sizes or memory_mb")
+    answer = json.loads(said.splitlines()[-1])
     return answer["record"], np.array(answer["rows"], np.int64)
 
 
@@ -351,16 +336,6 @@ class _Clock:
         now = (time.perf_counter(), used.ru_utime + used.ru_stime)
         before, self._last = getattr(self, "_last", now), now
         return now[0] - before[0], now[1] - before[1]
-
-
-def resident_mb(name: str) -> float | None:
-    """Return this process's resident size now (``VmRSS``) or at its highest (``VmHWM``); None where it is not told."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(f"{name}:")]
-    return kilobytes[0] * 1024 / 1e6 if kilobytes else None
 
 
 def plot(record: dict[str, Any], path: Path) -> None:

@@ -10,7 +10,6 @@ Legend: N pairs, k hard pairs kept for each.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError, ShapeError
-from ..files import store_error, sync_folder
+from ..files import replacing, store_error, sync_folder
 
 FORMAT_VERSION = 1
 _ARRAYS = {"pairs": np.int64, "scores": np.float32, "certified": np.bool_, "outlier": np.bool_}
@@ -315,23 +314,11 @@ def _quantiles(scores: NDArray[np.float32]) -> dict[str, float | None]:
 
 def _write_npz(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Stream the arrays into a file beside ``path`` and rename it into place."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-        sync_folder(path.parent)
     except OSError as error:
         raise store_error("written", path, error) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _read_npz(path: Path) -> dict[str, Any]:

@@ -35,14 +35,13 @@ from ..rng import check_seed, numpy_stream
 from .hard_pairs import HardPairs
 from .mining_core import (
     SPARE,
-    CarefulSearch,
     FloatArray,
     IntArray,
     Modality,
     Scoring,
-    TileSearch,
     as_array,
     normalise,
+    search_pieces,
 )
 
 Method = Literal["exact", "fast", "ann"]
@@ -309,24 +308,7 @@ def search_block(
     rows = np.arange(start, stop)
     image, text = features.rows(slice(start, stop))
     ids = features.ids_of(slice(start, stop))
-    search = TileSearch(image, text, ids, rows, k, scoring)
-    for piece in features.pieces(base):
-        search.update(*piece)
-    scores, found, still_open = search.result(features.rows)
-    if len(still_open):
-        careful = CarefulSearch(
-            image[still_open],
-            text[still_open],
-            None if ids is None else ids[still_open],
-            rows[still_open],
-            k,
-            scoring,
-            scores=scores[still_open],
-        )
-        for piece in features.pieces(base):
-            careful.update(*piece)
-        scores[still_open], found[still_open] = careful.result()
-    return scores, found
+    return search_pieces(image, text, ids, rows, k, scoring, lambda: features.pieces(base), features.rows)
 
 
 def _mine_blocks(

@@ -19,7 +19,7 @@ cosine above 0.995, which lets duplicate captions in; here both are excluded.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from ..errors import ConfigError, DataError, ShapeError
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 Fetch = Callable[[IntArray], tuple[FloatArray, FloatArray]]
+Piece = tuple[FloatArray, FloatArray, "IntArray | None", IntArray]
 Modality = Literal["both", "image", "text"]
 
 SMALLEST_COSINE = 1e-9
@@ -415,6 +416,43 @@ class CarefulSearch:
         return self.scores, self.found
 
 
+def search_pieces(
+    image: FloatArray,
+    text: FloatArray,
+    ids: IntArray | None,
+    rows: IntArray,
+    k: int,
+    scoring: Scoring,
+    pieces: Callable[[], Iterable[Piece]],
+    fetch: Fetch,
+) -> tuple[FloatArray, IntArray]:
+    """Return the queries' exact k best over a base that comes in pieces: in float32, then what that leaves open.
+
+    Args:
+        image, text, ids, rows, k, scoring: of the queries, as in :class:`TileSearch`.
+        pieces: gives the whole base anew each time: image, text, ids, row numbers of every piece.
+        fetch: gives the image and text features of base row numbers.
+    """
+    search = TileSearch(image, text, ids, rows, k, scoring)
+    for piece in pieces():
+        search.update(*piece)
+    scores, found, still_open = search.result(fetch)
+    if len(still_open):
+        careful = CarefulSearch(
+            image[still_open],
+            text[still_open],
+            None if ids is None else ids[still_open],
+            rows[still_open],
+            k,
+            scoring,
+            scores=scores[still_open],
+        )
+        for piece in pieces():
+            careful.update(*piece)
+        scores[still_open], found[still_open] = careful.result()
+    return scores, found
+
+
 def topk_block(
     query_image: FloatArray,
     query_text: FloatArray,
@@ -450,22 +488,8 @@ def topk_block(
         return base_image[position], base_text[position]
 
     base_image, base_text = np.ascontiguousarray(base_image), np.ascontiguousarray(base_text)
-    search = TileSearch(query_image, query_text, query_ids, query_rows, k, scoring)
-    search.update(base_image, base_text, base_ids, base_rows)
-    scores, rows, still_open = search.result(fetch)
-    if len(still_open):
-        careful = CarefulSearch(
-            query_image[still_open],
-            query_text[still_open],
-            None if query_ids is None else query_ids[still_open],
-            query_rows[still_open],
-            k,
-            scoring,
-            scores=scores[still_open],
-        )
-        careful.update(base_image, base_text, base_ids, base_rows)
-        scores[still_open], rows[still_open] = careful.result()
-    return scores, rows
+    whole = (base_image, base_text, base_ids, base_rows)
+    return search_pieces(query_image, query_text, query_ids, query_rows, k, scoring, lambda: [whole], fetch)
 
 
 def _error_bound(image: FloatArray, text: FloatArray, unit: float) -> float:
