@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .errors import CheckpointError, ConfigError
+from .files import replacing
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -33,19 +32,10 @@ def write_atomic(path: Path, data: bytes) -> None:
         CheckpointError: if the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write {path}: {error.strerror}", hint="free some space or choose another folder"
         ) from error

@@ -56,7 +56,7 @@ from ..recipes.helip import HelipRecipe, HelipTraining, helip_fit
 from ..rng import numpy_stream, stream_seed
 from ..training import CARD_NAME, FINAL_NAME, METRICS_NAME, FitConfig, fit
 from .emoji_pairs import LANGUAGES, TEMPLATES, Emoji, fingerprint, read_emoji, split_concepts, view
-from .experiment import bootstrap
+from .experiment import bootstrap, interval
 
 DATA = "../shared/data/emoji/emoji.parquet"
 VERSION = 1
@@ -832,11 +832,8 @@ def _differences(
 
 def _t_interval(values: NDArray[np.float64]) -> list[float] | None:
     """Return the 95 % interval of the mean by Student's t: wider than the bootstrap's where pairs are few."""
-    if len(values) < 2 or not is_available("scipy"):
-        return None
-    stats = require("scipy.stats", extra="search")
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return [round(float(values.mean()) - half, 4), round(float(values.mean()) + half, 4)]
+    found = interval(values)
+    return None if found["low"] is None else [found["low"], found["high"]]
 
 
 def _terms(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:

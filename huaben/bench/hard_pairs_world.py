@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import sys
 import tempfile
 import time
@@ -50,6 +49,7 @@ from ..files import folder_lock, write_bytes
 from ..optional import probe
 from ..recipes.helip import HelipRecipe, HelipTraining, helip_fit
 from ..training import FINAL_NAME, FitConfig, FitEvent, fit
+from .experiment import interval
 from .scene_families import (
     CHANGES,
     FAMILY_SIZE,
@@ -497,40 +497,6 @@ def _digest(facts: Any) -> str:
 
 
 # -- statistics ------------------------------------------------------------------------------------------------------
-
-
-def student_quantile(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's t, to about 1e-4."""
-    if degrees < 1:
-        raise UsageError(f"an interval of {degrees + 1} runs", hint="use 2 seeds or more")
-    log_height = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
-    # t = tan(a) sqrt(n) turns the density into a constant times cos(a)^(n - 1), which has no tail to cut.
-    angles = np.linspace(0.0, math.pi / 2, 200_001)
-    density = math.exp(log_height) * math.sqrt(degrees) * np.cos(angles) ** (degrees - 1)
-    steps = (density[1:] + density[:-1]) / 2 * np.diff(angles)
-    reached = 0.5 + np.concatenate([[0.0], np.cumsum(steps)])
-    return float(math.sqrt(degrees) * math.tan(float(np.interp(0.975, reached, angles))))
-
-
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean, standard deviation and 95 % interval (Student's t) of independent values, in their own units."""
-    array = np.asarray(values, np.float64)
-    found: dict[str, Any] = {
-        "mean": round(float(array.mean()), 4),
-        "n": len(array),
-        "sd": None,
-        "low": None,
-        "high": None,
-    }
-    if len(array) > 1:
-        deviation = float(array.std(ddof=1))
-        half = student_quantile(len(array) - 1) * deviation / math.sqrt(len(array))
-        found |= {
-            "sd": round(deviation, 4),
-            "low": round(float(array.mean()) - half, 4),
-            "high": round(float(array.mean()) + half, 4),
-        }
-    return found
 
 
 def summarise(records: Sequence[Mapping[str, Any]], seeds: Sequence[int], arms: Mapping[str, Arm]) -> dict[str, Any]:

@@ -11,18 +11,17 @@ import pytest
 import torch
 
 from huaben.bench import hard_pairs_world
+from huaben.bench.experiment import interval, student_quantile
 from huaben.bench.hard_pairs_world import (
     ARMS,
     COMPARED,
     Bench,
     Plan,
     as_pairs,
-    interval,
     mined_statistics,
     moved,
     plot,
     run,
-    student_quantile,
     summarise,
 )
 from huaben.bench.scene_families import (
