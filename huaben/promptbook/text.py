@@ -83,7 +83,7 @@ def render(what: Page | PromptBook, language: Language = "en") -> str:
         _line(lines, language, "book", str(len(what.pages)))
         _line(lines, language, "next_id", str(what.next_id))
         for id, text in what.descriptions:
-            _line(lines, language, "description", f"{_quote(id, '=')} = {_quote(text)}")
+            _line(lines, language, "description", _pair(id, text))
         for number, page in enumerate(what.pages, 1):
             lines.append("")
             _render_page(page, language, lines, number=number)
@@ -98,7 +98,7 @@ def _render_page(page: Page, language: Language, lines: list[str], number: int |
     for id in page.removed:
         _line(lines, language, "removed", _quote(id))
     for key, value in page.attributes:
-        _line(lines, language, "attribute", f"{_quote(key, '=')} = {_quote(value)}")
+        _line(lines, language, "attribute", _pair(key, value))
     for character in page.characters:
         _line(lines, language, "character", _quote(character.id))
         for name in ("name", "prompt", "category"):
@@ -109,7 +109,7 @@ def _render_page(page: Page, language: Language, lines: list[str], number: int |
         if character.instance is not None:
             _line(lines, language, "instance", str(character.instance), indent="  ")
         for key, value in character.attributes:
-            _line(lines, language, "has", f"{_quote(key, '=')} = {_quote(value)}", indent="  ")
+            _line(lines, language, "has", _pair(key, value), indent="  ")
 
 
 def _line(lines: list[str], language: Language, label: str, value: str, indent: str = "") -> None:
@@ -121,6 +121,11 @@ def _quote(text: str, also: str = "") -> str:
     """Return text as it is when one line can hold it, else as a JSON string."""
     plain = text and text == text.strip() and text.isprintable() and not text.startswith('"')
     return text if plain and not any(letter in text for letter in also) else json.dumps(text)
+
+
+def _pair(name: str, value: str) -> str:
+    """Return ``name = value``; a name that holds either sign that ends it is quoted."""
+    return _quote(name, '="') + " = " + _quote(value)
 
 
 def _unquote(text: str, line: int) -> str:

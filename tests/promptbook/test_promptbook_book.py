@@ -114,6 +114,12 @@ def test_json_is_strict():
     assert error.value.line == 2
 
 
+@pytest.mark.parametrize("name", ['0"', '"', 'a"b', "a=b", '="', "="])
+def test_attribute_names_with_quotes_and_equals_signs_round_trip(name):
+    page = PAGE.replace(attributes=((name, ""),))
+    assert parse_page(render(page, "en")) == page
+
+
 def test_text_errors_name_the_line():
     text = render(Page(background="beach", characters=(cat(),)))
     with pytest.raises(PromptBookParseError) as error:
