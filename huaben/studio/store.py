@@ -335,11 +335,36 @@ class Store:
         order = {id: index for index, id in enumerate(ids)}
         return {file.name: file.sha256 for file in sorted(found, key=lambda file: order[file.turn_id])}
 
+    def add_picture(self, data: bytes) -> str:
+        """Keep a PNG that no turn has yet, such as an upload; the next sweep removes it if none ever does."""
+        digest = self.pictures.put(data)
+        with self.write() as rows:
+            self._add_pictures(rows, {digest: data})
+        return digest
+
     def picture_rows(self, digests: Iterable[str]) -> dict[str, Picture]:
         """Return sizes of pictures by hash."""
         with self.read() as rows:
             query = sa.select(Picture).where(Picture.sha256.in_(list(digests)))
             return {picture.sha256: picture for picture in rows.scalars(query)}
+
+    def covers(self, story_ids: Sequence[str]) -> dict[str, str]:
+        """Return the newest picture of each story."""
+        newest = sa.select(Turn.story_id, sa.func.max(Turn.created).label("created"))
+        newest = newest.where(Turn.story_id.in_(story_ids), Turn.image.is_not(None)).group_by(Turn.story_id)
+        found = newest.subquery()
+        query = sa.select(Turn.story_id, Turn.image).join(
+            found, sa.and_(Turn.story_id == found.c.story_id, Turn.created == found.c.created)
+        )
+        with self.read() as rows:
+            return {story: image for story, image in rows.execute(query)}
+
+    def usual_seconds(self) -> float:
+        """Return how long the last few jobs took on average; 3 where there were none."""
+        query = sa.select(Job.started, Job.finished).where(Job.status == "done").order_by(Job.position.desc()).limit(8)
+        with self.read() as rows:
+            spans = [finished - started for started, finished in rows.execute(query) if started and finished]
+        return sum(spans) / len(spans) if spans else 3.0
 
     def gallery(
         self, account: str | None, *, search: str = "", limit: int = 60, before: float | None = None
@@ -401,6 +426,12 @@ class Store:
             if preview is not None:
                 values["preview"] = preview
             rows.execute(sa.update(Job).where(Job.id == job.id).values(**values))
+
+    def beat(self, job_ids: list[str]) -> None:
+        """Record that running jobs are alive."""
+        if job_ids:
+            with self.write() as rows:
+                rows.execute(sa.update(Job).where(Job.id.in_(job_ids)).values(alive=time.time()))
 
     def finish(self, job_id: str, status: str, *, error: dict[str, Any] | None = None) -> None:
         """End a job without a turn."""
@@ -591,6 +622,8 @@ class Store:
                 for column in (TurnFile.sha256, Turn.image, Turn.upload, Person.picture)
             ]
             kept = set(rows.scalars(sa.union(*used)))
+            waiting = rows.scalars(sa.select(Job.request).where(Job.status == "queued"))
+            kept |= {request["upload"] for request in waiting if request.get("upload")}
             kept |= {e["sha256"] for refs in rows.scalars(sa.select(Person.references)) for e in refs}
             age = now if alone else now - SWEEP_AFTER_S
             loose = [

@@ -170,7 +170,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_turn_files_sha256"), ["sha256"], unique=False)
 
 
-
 def downgrade() -> None:
     """Go back."""
     with op.batch_alter_table("turn_files", schema=None) as batch_op:
