@@ -1,0 +1,1 @@
+"""Real models in every part: chat models, painters and readers that people bring."""
