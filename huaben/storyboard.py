@@ -187,8 +187,8 @@ def caption_font(text: str) -> Any | None:
 
 
 @lru_cache(maxsize=1)
-def chinese_font() -> str | None:
-    """Return the file of a font with Chinese characters: HUABEN_FONT, or one that the system has."""
+def chinese_font() -> str:
+    """Return the file of a font with Chinese characters: HUABEN_FONT, one that the system has, or the package's own."""
     wanted = os.environ.get("HUABEN_FONT")
     if wanted and Path(wanted).is_file():
         return wanted
@@ -198,7 +198,12 @@ def chinese_font() -> str | None:
             for name in names:
                 if name in _FONTS:
                     found.setdefault(name, os.path.join(root, name))
-    return next((found[name] for name in _FONTS if name in found), None)
+    return next((found[name] for name in _FONTS if name in found), str(font_file()))
+
+
+def font_file() -> Path:
+    """Return the package's own font: Latin and the common Chinese characters."""
+    return Path(__file__).parent / "fonts" / "huaben-cjk.ttf"
 
 
 def _card(folder: Path, turn: dict[str, Any]) -> str:
