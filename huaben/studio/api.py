@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import DataError
-from .export import KINDS, export_story
+from .export import KINDS, export_character, export_story, import_character
 from .models import Happening
 from .service import Studio
 from .trust import COOKIE
@@ -249,6 +249,18 @@ def api_routes(studio: Studio) -> APIRouter:
     def keep(request: Request, body: Keep) -> dict[str, Any]:
         """Keep a character of a story in the library."""
         return studio.keep_character(account(request), body.turn, body.id, name=body.name)
+
+    @routes.post("/characters/import", tags=["characters"], status_code=201)
+    def take_in(request: Request, archive: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        """Take a character in from its zip."""
+        return studio.character_values(import_character(studio.store, account(request), archive.file.read()))
+
+    @routes.get("/characters/{id}/export", tags=["characters"])
+    def give_out(request: Request, id: Id) -> Response:
+        """Return a character as a zip."""
+        data, name = export_character(studio.store, account(request), id)
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+        return Response(data, media_type="application/zip", headers=headers)
 
     @routes.patch("/characters/{id}", tags=["characters"])
     def rename(request: Request, id: Id, body: Named) -> dict[str, Any]:

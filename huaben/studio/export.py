@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from PIL import Image as PillowImage
+
 from ..errors import DataError, StoreError
 from ..pictures import png_bytes
 from ..session import read_turns
 from ..storyboard import contact_sheet, font_file, page_html
-from .models import Story, Turn
+from .models import Person, Story, Turn
 from .service import Studio
 from .store import Store
 from .work import checks_of, work_place, work_prefix
@@ -27,6 +29,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "json": ("application/json", "json"),
     "zip": ("application/zip", "zip"),
 }
+MAX_PARTS, MAX_UNPACKED = 66, 64 * 2**20
+_FACTS = {"name": 80, "prompt": 400, "category": 80}
 FIXED_TIME = (2020, 1, 1, 0, 0, 0)
 """In archives, so that the same story gives the same bytes."""
 
@@ -133,8 +137,96 @@ def export_story(
             "cbz": lambda: _comic(folder, turns, title),
             "pdf": lambda: _pdf(folder, turns, title),
         }[kind]()
-    name = "".join(" " if letter in '\\/:*?"<>|\n\r\t' else letter for letter in title)[:60].strip() or "huaben"
-    return data, f"{name}.{KINDS[kind][1]}"
+    return data, f"{plain_name(title)}.{KINDS[kind][1]}"
+
+
+def plain_name(title: str) -> str:
+    """Return a title as a file name without its ending."""
+    return "".join(" " if letter in '\\/:*?"<>|\n\r\t' else letter for letter in title)[:60].strip() or "huaben"
+
+
+def export_character(store: Store, account: str | None, id: str) -> tuple[bytes, str]:
+    """Return a character of the library as a zip: ``character.json``, its pictures, ``embeddings.safetensors``."""
+    import base64
+
+    import numpy as np
+    from safetensors.numpy import save
+
+    person = store.person(account, id)
+    references = [dict(entry) for entry in person.references]
+    files, tensors = {}, {}
+    for number, entry in enumerate(references):
+        files[entry["file"]] = store.pictures.get(entry.pop("sha256"))
+        tensors[f"reference.{number}"] = np.frombuffer(base64.b64decode(entry.pop("embedding")), "<f4").copy()
+    values = {
+        "format": "huaben-character",
+        "version": 1,
+        "name": person.name,
+        "prompt": person.prompt,
+        "category": person.category,
+        "attributes": person.attributes,
+        "references": references,
+    }
+    files["character.json"] = (json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode("utf-8")
+    files["embeddings.safetensors"] = save(tensors)
+    return _zip(files), f"{plain_name(person.name)}.zip"
+
+
+def import_character(store: Store, account: str | None, data: bytes) -> Person:
+    """Take a character in from its zip; pictures are decoded and encoded anew.
+
+    Raises:
+        DataError: if it is not one, or has more in it than it may.
+    """
+    import base64
+    import hashlib
+
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            if len(entries) > MAX_PARTS or sum(entry.file_size for entry in entries) > MAX_UNPACKED:
+                raise DataError("the archive has too much in it", hint="at most 66 files and 64 MB")
+            files = {entry.filename: archive.read(entry) for entry in entries}
+        values = json.loads(files["character.json"])
+        if values["format"] != "huaben-character" or values["version"] != 1:
+            raise DataError("the archive is of another format", hint="export it again")
+        tensors = load(files["embeddings.safetensors"])
+        references, pictures = [], {}
+        for number, entry in enumerate(values["references"]):
+            with PillowImage.open(io.BytesIO(files[entry["file"]]), formats=["PNG"]) as picture:
+                if picture.width * picture.height > 4_000_000:
+                    raise DataError("a reference picture is too large", hint="at most 4 megapixels")
+                buffer = io.BytesIO()
+                PillowImage.fromarray(np.asarray(picture.convert("RGBA"))).save(buffer, "PNG")
+            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+            name = f"{digest[:16]}.png"
+            pictures[name] = buffer.getvalue()
+            embedding = base64.b64encode(tensors[f"reference.{number}"].astype("<f4").tobytes()).decode("ascii")
+            references.append(
+                {
+                    "id": "1",
+                    "version": number,
+                    "turn": 0,
+                    "prompt": str(entry["prompt"])[:400],
+                    "look": [str(part)[:80] for part in entry["look"]][:8],
+                    "facing": "left" if entry["facing"] == "left" else "right",
+                    "box": [float(value) for value in entry["box"]][:4],
+                    "file": name,
+                    "sha256": digest,
+                    "embedding": embedding,
+                }
+            )
+        facts = {name: str(values[name]).replace("\x00", "")[:limit] for name, limit in _FACTS.items()}
+        attributes = {str(key)[:80]: str(value)[:80] for key, value in dict(values["attributes"]).items()}
+    except (KeyError, TypeError, ValueError, OSError, zipfile.BadZipFile, SafetensorError, RuntimeError) as error:
+        raise DataError(f"this is not a character of huaben: {error}", hint="give a zip that was exported") from error
+    if not facts["name"].strip() or not facts["prompt"].strip():
+        raise DataError("the character has no name or no description", hint="export it again")
+    return store.add_person(account, pictures, attributes=attributes, references=references, **facts)
 
 
 def _document(story: Story, turns: list[dict[str, Any]]) -> bytes:
