@@ -34,6 +34,7 @@ from ..world.detector import (
     Read,
     correction_to,
     crop,
+    enlarged,
     grow,
     letterbox,
 )
@@ -184,7 +185,8 @@ class DetectorRecipe:
 
     def build(self) -> Detector:
         if self.start_from is not None:
-            return Detector.from_pretrained(self.start_from).train()
+            known = Detector.from_pretrained(self.start_from)
+            return (known if known.config == self.config else enlarged(known, self.config)).train()
         return Detector(self.config)
 
     def _distorted(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
