@@ -12,6 +12,9 @@ from typing import Literal
 
 from .errors import ConfigError
 
+Language = Literal["en", "zh"]
+"""The languages that huaben itself speaks."""
+
 NOTICES: dict[str, dict[str, str]] = {
     "en": {
         "attempts_used": "The picture was painted {count} times before it was kept.",
@@ -66,7 +69,7 @@ class Notice:
     code: str
     values: tuple[tuple[str, str | int | tuple[str, str]], ...] = field(default=())
 
-    def text(self, language: Literal["en", "zh"]) -> str:
+    def text(self, language: Language) -> str:
         """Return the announcement in ``language``."""
         index = 0 if language == "en" else 1
         values = {name: value[index] if isinstance(value, tuple) else value for name, value in self.values}

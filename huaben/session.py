@@ -29,16 +29,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import Config
-from .dialogue.grammar import detect_language
-from .dialogue.message import Conversation, Message, Reply, clean_text
-from .dialogue.stage import find_key, scene_to_page
-from .dialogue.words import WHERE, people
+from .dialogue.message import Conversation, Message, Reply, clean_text, detect_language
 from .errors import ConfigError, StoreError
 from .files import append_line, folder_lock, write_bytes
 from .notices import Notice, notice
 from .pictures import png_bytes, read_picture
 from .promptbook.book import Page
 from .rng import check_seed, stream_seed
+from .stages.embedded.layout import find_key, scene_to_page
+from .stages.embedded.words import WHERE, people
 from .stations import Stations
 from .theater.cast import Cast
 from .theater.performance import MAX_PICTURE_SEED, Performance, PerformanceConfig, entry_of, perform

@@ -63,7 +63,7 @@ class Stations:
 
 def load_screenwriter() -> Any:
     """Return the rule-based screenwriter."""
-    from .dialogue.screenwriter import Screenwriter
+    from .stages.embedded.screenwriter import Screenwriter
 
     return Screenwriter()
 

@@ -17,8 +17,8 @@ from huaben.dialogue import Message
 from huaben.errors import Cancelled, ConfigError, DataError, DialogueError, GenerationError, StoreError
 from huaben.pictures import read_metadata, read_picture
 from huaben.session import Session, read_turns, run_turn
+from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 from huaben.stations import WEIGHTS, Stations
-from huaben.theater.oracle import RendererPainter, RendererReader
 from huaben.theater.performance import PerformanceConfig
 
 CONFIG = PerformanceConfig(size=(64, 64), steps=2)
@@ -291,7 +291,7 @@ KILLED = """
 import sys
 from huaben.session import Session, run_turn
 from huaben.stations import WEIGHTS, Stations
-from huaben.theater.oracle import RendererPainter
+from huaben.stages.embedded.oracle import RendererPainter
 from huaben.theater.performance import PerformanceConfig
 painter = RendererPainter()
 stations = Stations(make_painter=lambda: painter, make_reader=lambda: None)

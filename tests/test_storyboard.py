@@ -9,9 +9,9 @@ from PIL import Image, ImageFont
 from huaben import storyboard
 from huaben.errors import DataError
 from huaben.session import Session, run_turn
+from huaben.stages.embedded.oracle import RendererPainter
 from huaben.stations import Stations
 from huaben.storyboard import caption_font, write_storyboard
-from huaben.theater.oracle import RendererPainter
 from huaben.theater.performance import PerformanceConfig
 
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..dialogue import Action, Conversation, Message, Reply, Screenwriter
+from ..dialogue import Action, Conversation, Message, Reply
 from ..errors import DataError
 from ..promptbook import Character, Page
+from ..stages.embedded import Screenwriter
 from ..world.scene import place_key, size_key
 
 

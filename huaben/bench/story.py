@@ -25,9 +25,9 @@ import numpy.typing as npt
 from ..diffusion.pipeline import Painter
 from ..promptbook.book import Character, Page, sorted_attributes
 from ..rng import numpy_stream, stream_seed
+from ..stages.embedded.oracle import RendererPainter
 from ..stations import load_detector, load_painter
 from ..theater.cast import Cast
-from ..theater.oracle import RendererPainter
 from ..theater.performance import GUIDED_FRACTION, MAX_PICTURE_SEED, Guidance, PerformanceConfig, Reader, perform
 from ..world.render import render
 from ..world.sample import IDENTITIES, sample_scene

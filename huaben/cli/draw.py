@@ -30,11 +30,12 @@ def command(
     import secrets
     import time
 
-    from ..dialogue import Conversation, Message, Screenwriter
+    from ..dialogue import Conversation, Message
     from ..errors import DialogueError
     from ..pictures import write_picture
     from ..rng import check_seed
     from ..session import drawing_prompt, picture_metadata
+    from ..stages.embedded import Screenwriter
     from ..stations import Stations
     from ..theater.cast import Cast
     from ..theater.performance import PerformanceConfig, perform

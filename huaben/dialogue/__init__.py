@@ -1,6 +1,5 @@
-"""What was meant, and what to answer: messages become replies, edits and pages. No torch."""
+"""What was meant, and what to answer: messages become replies, edits and pages. No torch, and no world."""
 
-from .grammar import detect_language
 from .message import (
     MAX_MESSAGE_LENGTH,
     Action,
@@ -11,10 +10,8 @@ from .message import (
     Reply,
     Turn,
     clean_text,
+    detect_language,
 )
-from .screenwriter import Screenwriter
-from .stage import Wish, layout_characters, page_to_scene, scene_to_page
-from .words import describe, people
 
 __all__ = [
     "MAX_MESSAGE_LENGTH",
@@ -24,14 +21,7 @@ __all__ = [
     "Message",
     "Pending",
     "Reply",
-    "Screenwriter",
     "Turn",
-    "Wish",
     "clean_text",
-    "describe",
     "detect_language",
-    "layout_characters",
-    "page_to_scene",
-    "people",
-    "scene_to_page",
 ]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from ..config import Config
 from ..errors import ConfigError, DialogueError
+from ..notices import Language
 from ..promptbook import Edit, Page, PageWarning, PromptBook, edit_from_dict, edit_to_dict
-from ..world.vocabulary import Language
 
 Action = Literal["draw", "recall", "chat", "ask", "refuse"]
 
 MAX_MESSAGE_LENGTH = 2000
+_HAN = re.compile(r"[\u3400-\u9fff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,15 @@ def clean_text(text: str, *, has_image: bool = False) -> str:
             "the message has no words, expected a sentence", hint='say what to draw, such as "a red cat on the beach"'
         )
     return cleaned
+
+
+def detect_language(text: str, fallback: Language = "en") -> Language:
+    """Return the language a message is mostly in; ``fallback`` where there are no letters."""
+    han = len(_HAN.findall(text))
+    words = len(re.findall(r"[A-Za-z]+", text))
+    if not han and not words:
+        return fallback
+    return "zh" if han > words or (han and han >= 2 and han * 2 >= words) else "en"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from huaben import bench
 from huaben.bench import experiment, painter, story
 from huaben.bench.experiment import bootstrap, check_settings, run_experiment
 from huaben.errors import UsageError
-from huaben.theater.oracle import RendererPainter, RendererReader
+from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 from huaben.theater.performance import PerformanceConfig
 
 

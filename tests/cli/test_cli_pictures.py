@@ -15,7 +15,7 @@ from huaben.cli.thumbnail import protocol, thumbnail
 from huaben.errors import UsageError
 from huaben.notices import placeholders
 from huaben.pictures import read_metadata
-from huaben.theater.oracle import RendererPainter, RendererReader
+from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (13, 10, 3), dtype=np.uint8)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from huaben.dialogue import Conversation, Message, Screenwriter
+from huaben.dialogue import Conversation, Message
 from huaben.promptbook import Page, apply_edits
+from huaben.stages.embedded import Screenwriter
 
 WRITER = Screenwriter()
 PAIR_EN = "a cat with a hat and a dog"

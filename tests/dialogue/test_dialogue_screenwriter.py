@@ -12,16 +12,13 @@ from huaben.dialogue import (
     Conversation,
     Message,
     Reply,
-    Screenwriter,
     clean_text,
-    layout_characters,
-    page_to_scene,
-    scene_to_page,
 )
-from huaben.dialogue.lexicon import lexicon
-from huaben.dialogue.stage import ASPECTS, DEFAULT_COLOURS, Wish
 from huaben.errors import ConfigError, DialogueError
 from huaben.promptbook import Page, apply_edits, check_page, overlap_share
+from huaben.stages.embedded import Screenwriter, layout_characters, page_to_scene, scene_to_page
+from huaben.stages.embedded.layout import ASPECTS, DEFAULT_COLOURS, Wish
+from huaben.stages.embedded.lexicon import lexicon
 from huaben.world.captions import caption
 from huaben.world.sample import sample_scene
 from huaben.world.scene import place_key, size_key

@@ -6,7 +6,8 @@ import functools
 
 import pytest
 
-from huaben.dialogue import Conversation, Message, Screenwriter
+from huaben.dialogue import Conversation, Message
+from huaben.stages.embedded import Screenwriter
 from huaben.world.scene import place_key, size_key
 from huaben.world.vocabulary import KEYS
 

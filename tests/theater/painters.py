@@ -8,7 +8,7 @@ from typing import Any
 
 from huaben.diffusion.pipeline import Painting, PaintRequest
 from huaben.promptbook.book import Character, Page, sorted_attributes
-from huaben.theater.oracle import RendererPainter, RendererReader
+from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 
 
 def character(id="1", phrase="a red cat", box=(0.1, 0.4, 0.4, 0.9), **look: str) -> Character:

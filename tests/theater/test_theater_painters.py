@@ -17,7 +17,7 @@ from huaben.diffusion.pipeline import (
     check_size,
 )
 from huaben.errors import Cancelled, CheckpointError, ConfigError, ShapeError
-from huaben.theater.oracle import RendererPainter, locate, read_words
+from huaben.stages.embedded.oracle import RendererPainter, locate, read_words
 
 CROP = np.random.default_rng(1).integers(0, 256, (30, 20, 3), dtype=np.uint8)
 

@@ -7,8 +7,8 @@ import pytest
 from painters import BlindReader, Recorder, character, page
 
 from huaben.errors import Cancelled, ConfigError
+from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 from huaben.theater.cast import Cast
-from huaben.theater.oracle import RendererPainter, RendererReader
 from huaben.theater.performance import PerformanceConfig, attempt_seed, find_characters, perform
 
 CONFIG = PerformanceConfig(size=(96, 96), steps=2)

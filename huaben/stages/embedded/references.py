@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..promptbook.layout import centre, height
-from ..world.scene import place_key, size_key
-from ..world.vocabulary import ANIMALS, OBJECTS, term
+from ...dialogue.message import Pending
+from ...promptbook.layout import centre, height
+from ...world.scene import place_key, size_key
+from ...world.vocabulary import ANIMALS, OBJECTS, term
 from .draft import Draft, Sheet, Stuck
 from .grammar import Noun
-from .message import Pending
 from .words import join
 
 ANIMAL_KEYS = frozenset(entry.key for entry in ANIMALS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 
-from ..world.scene import place_key, size_key
-from ..world.vocabulary import ANIMALS, OBJECTS, PLACES, STYLES, TERMS, term
+from ...world.scene import place_key, size_key
+from ...world.vocabulary import ANIMALS, OBJECTS, PLACES, STYLES, TERMS, term
 from .draft import Draft, Sheet, Stuck
 from .grammar import Item, Noun, Token
 from .lexicon import lexicon

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import DialogueError
-from ..promptbook import Box, Character, Page, PromptBook, overlap_share, sorted_attributes
-from ..promptbook.layout import centre, clip, height, round_box, width
-from ..world.scene import SIZE_HEIGHTS, SceneCharacter, SceneGraph, place_key, size_key
-from ..world.vocabulary import BACKGROUNDS, KEYS, STYLES, Language, Term, term
+from ...errors import DialogueError
+from ...promptbook import Box, Character, Page, PromptBook, overlap_share, sorted_attributes
+from ...promptbook.layout import centre, clip, height, round_box, width
+from ...world.scene import SIZE_HEIGHTS, SceneCharacter, SceneGraph, place_key, size_key
+from ...world.vocabulary import BACKGROUNDS, KEYS, STYLES, Language, Term, term
 from .words import describe
 
 ASPECTS: dict[str, float] = {

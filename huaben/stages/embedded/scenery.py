@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..world.vocabulary import term
+from ...world.vocabulary import term
 from .draft import Sheet, Stuck
 from .grammar import Item, Noun, Token
-from .stage import HIGH_SPECIES
+from .layout import HIGH_SPECIES
 from .words import WHERE, join, names
 
 SMALL_KINDS = ("FUNC", "BE", "DE", "MODAL", "FLUFF", "ADVERB", "DEGREE", "THEN", "SHADE", "ONLY", "POSE")

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.pipeline import CharacterRequest, OnStep, Painting, PaintRequest, Progress, ShouldCancel
-from ..errors import Cancelled, GenerationError
-from ..rng import numpy_stream, stream_seed
-from ..world.render import Rendered, render
-from ..world.sample import IDENTITIES
-from ..world.scene import SceneCharacter, SceneGraph
-from ..world.vocabulary import ATTRIBUTES, KEYS
-from .cast import BoxTuple
+from ...diffusion.pipeline import CharacterRequest, OnStep, Painting, PaintRequest, Progress, ShouldCancel
+from ...errors import Cancelled, GenerationError
+from ...rng import numpy_stream, stream_seed
+from ...theater.cast import BoxTuple
+from ...world.render import Rendered, render
+from ...world.sample import IDENTITIES
+from ...world.scene import SceneCharacter, SceneGraph
+from ...world.vocabulary import ATTRIBUTES, KEYS
 
 if TYPE_CHECKING:
-    from ..world.detector import Reading
+    from ...world.detector import Reading
 
 REMEMBERED = 256
 """Pictures a renderer remembers for recognising references."""
@@ -132,7 +132,7 @@ class RendererReader:
 
     def _read(self, image: npt.NDArray[np.uint8], masks: bool) -> Reading:
         """Turn one remembered picture into a reading."""
-        from ..world.detector import ReadCharacter, Reading
+        from ...world.detector import ReadCharacter, Reading
 
         drawn = self._painter.drawn(image)
         if drawn is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..world.captions import BACKGROUND_PHRASES
-from ..world.vocabulary import TERMS, Language, term
+from ...world.captions import BACKGROUND_PHRASES
+from ...world.vocabulary import TERMS, Language, term
 
 UNCOUNTED = frozenset({"glasses", "headphones"})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ..world.vocabulary import term
+from ...world.vocabulary import term
 from .describing import ATTRIBUTE_KINDS
 from .draft import Draft, Sheet, Stuck
 from .grammar import Item, Noun, Token

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..promptbook.layout import centre, height, move_to, round_box, shift_inside
-from ..world.scene import place_key
-from ..world.vocabulary import term
+from ...promptbook.layout import centre, height, move_to, round_box, shift_inside
+from ...world.scene import place_key
+from ...world.vocabulary import term
 from .describing import ATTRIBUTE_KINDS, describe_nouns, next_noun, relation_after
 from .draft import Draft, Sheet, Stuck
 from .grammar import Item, Noun, Token

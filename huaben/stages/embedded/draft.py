@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..promptbook import (
+from ...dialogue.message import Pending, detect_language
+from ...promptbook import (
     AddCharacter,
     Box,
     ChangeAttributes,
@@ -25,12 +26,10 @@ from ..promptbook import (
     repair_page,
     sorted_attributes,
 )
-from ..promptbook.layout import centre, height, round_box, scale_about_foot, width
-from ..world.scene import SIZE_HEIGHTS, place_key, size_key
-from ..world.vocabulary import Language, term
-from .grammar import detect_language
-from .message import Pending
-from .stage import ASPECTS, DEFAULT_COLOURS, HIGH_SPECIES, SIZE_RANGES, Wish, layout_characters
+from ...promptbook.layout import centre, height, round_box, scale_about_foot, width
+from ...world.scene import SIZE_HEIGHTS, place_key, size_key
+from ...world.vocabulary import Language, term
+from .layout import ASPECTS, DEFAULT_COLOURS, HIGH_SPECIES, SIZE_RANGES, Wish, layout_characters
 from .words import describe
 
 SHOWN = ("species", "colour", "accessory", "expression", "facing")

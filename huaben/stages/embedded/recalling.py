@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ..promptbook import Character, Page, PromptBook
-from ..promptbook.layout import centre
-from ..world.scene import place_key, size_key
-from ..world.vocabulary import Language
+from ...promptbook import Character, Page, PromptBook
+from ...promptbook.layout import centre
+from ...world.scene import place_key, size_key
+from ...world.vocabulary import Language
 from .describing import deny_colours, describe_nouns, gather
 from .draft import Sheet
 from .grammar import Item, Noun, Token, chunk, tokenize

@@ -12,7 +12,6 @@ import unicodedata
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ..world.vocabulary import Language
 from .lexicon import EMOJI, ORDINALS, PLURAL_ACCESSORIES, PLURAL_SPECIES, TRADITIONAL, lexicon
 
 _HAN = re.compile(r"[㐀-鿿]")
@@ -94,15 +93,6 @@ class Noun:
 
 
 Item = Token | Noun
-
-
-def detect_language(text: str, fallback: Language = "en") -> Language:
-    """Return the language a message is mostly in; ``fallback`` where there are no letters."""
-    han = len(_HAN.findall(text))
-    words = len(re.findall(r"[A-Za-z]+", text))
-    if not han and not words:
-        return fallback
-    return "zh" if han > words or (han and han >= 2 and han * 2 >= words) else "en"
 
 
 def normalise(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ..world.vocabulary import (
+from ...world.vocabulary import (
     ACCESSORIES,
     BACKGROUNDS,
     COLOURS,

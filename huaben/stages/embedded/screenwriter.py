@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import re
 
-from ..errors import ConfigError
-from ..promptbook import Edit, Page, PageWarning, RestorePage
-from ..promptbook.validate import MAX_CHARACTERS
-from ..world.vocabulary import Language, term
+from ...dialogue.message import Conversation, Memory, Message, Pending, Reply, clean_text, detect_language
+from ...errors import ConfigError
+from ...promptbook import Edit, Page, PageWarning, RestorePage
+from ...promptbook.validate import MAX_CHARACTERS
+from ...world.vocabulary import Language, term
 from . import answers
 from .clauses import interpret
 from .draft import Sheet, Stuck
-from .grammar import Item, Noun, Token, chunk, detect_language, normalise, split_clauses, tokenize
+from .grammar import Item, Noun, Token, chunk, normalise, split_clauses, tokenize
 from .lexicon import (
     AGAIN,
     DISLIKE,
@@ -36,7 +37,6 @@ from .lexicon import (
     UNDO,
     YES,
 )
-from .message import Conversation, Memory, Message, Pending, Reply, clean_text
 from .recalling import described_picture, find_described, is_understood
 from .references import resolve
 from .scenery import settle_hours

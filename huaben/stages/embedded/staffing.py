@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..world.scene import place_key, size_key
-from ..world.vocabulary import term
+from ...world.scene import place_key, size_key
+from ...world.vocabulary import term
 from .describing import describe_nouns
 from .draft import Draft, Sheet, Stuck
 from .grammar import Item, Noun, Token
