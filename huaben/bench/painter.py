@@ -83,7 +83,7 @@ def run(
     steps: int = 20,
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
-    size: int = 128,
+    size: int = 256,
 ) -> dict[str, Any]:
     """Measure the painter of a pipeline.
 
@@ -117,7 +117,7 @@ def measure(
     steps: int = 20,
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
-    size: int = 128,
+    size: int = 256,
     numbers: Sequence[int] = (1, 2, 3),
     arms: Sequence[Arm] = ARMS,
 ) -> dict[str, Any]:

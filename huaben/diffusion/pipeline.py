@@ -129,7 +129,7 @@ class PaintRequest:
 
     prompt: str
     negative: str = ""
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (256, 256)
     seed: int = 0
     steps: int = 20
     guidance_scale: float = 3.0
@@ -177,12 +177,17 @@ class Progress:
 
     Attributes:
         step, steps: 1 to ``steps``.
-        preview: a small picture of what is expected; None where the painter has none.
+        draw: makes the preview; None where the painter has none.
     """
 
     step: int
     steps: int
-    preview: Image | None = None
+    draw: Callable[[], Image] | None = None
+
+    @property
+    def preview(self) -> Image | None:
+        """A picture of what is expected, made when it is asked for; None where the painter has none."""
+        return None if self.draw is None else self.draw()
 
 
 OnStep = Callable[[Progress], None]
@@ -214,7 +219,7 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     ok = len(size) == 2 and all(isinstance(side, int) and not isinstance(side, bool) for side in size)
     if ok and all(MIN_SIZE <= side <= MAX_SIZE and side % SIZE_STEP == 0 for side in size):
         return size
-    near = "x".join(str(nearest_side(side)) for side in size) if ok else "128x128"
+    near = "x".join(str(nearest_side(side)) for side in size) if ok else "256x256"
     found = "x".join(map(str, size))
     raise ConfigError(
         f"size {found} (height x width) is not two multiples of {SIZE_STEP} from {MIN_SIZE} to {MAX_SIZE}",
@@ -482,10 +487,16 @@ class EmbeddedPainter:
             clip_mask,
             self.text(text_ids, text_mask),
             text_mask,
-            grounding=self._grounding(request.characters, request.size, free),
+            grounding=self._grounding(self._grounded(request), request.size, free),
             grid=(shape[1] // dit.patch_size, shape[2] // dit.patch_size),
         )
         return state, warnings
+
+    def _grounded(self, request: PaintRequest) -> tuple[CharacterRequest, ...]:
+        """Return the characters the painter itself places: the nearest ones where a sketch sets everybody in anyway."""
+        most = self.painter.config.grounding.max_characters
+        set_in = request.guidance is not None and request.guidance.way == "set_in"
+        return request.characters[-most:] if set_in else request.characters
 
     def _grounding(self, characters: Sequence[CharacterRequest], size: tuple[int, int], free: bool) -> Grounding:
         """Return the characters as tensors, after an empty picture's unless sampling is free."""
@@ -569,7 +580,8 @@ class EmbeddedPainter:
         """Tell the caller about one step, with a preview every few."""
         every = max(1, -(-steps // max(1, self.config.previews)))
         shown = self.config.previews > 0 and (i + 1) % every == 0
-        on_step(Progress(step=i + 1, steps=steps, preview=self._decode(predicted()) if shown else None))
+        draw = functools.cache(lambda: self._decode(predicted())) if shown else None
+        on_step(Progress(step=i + 1, steps=steps, draw=draw))
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Return (C, h, w) of a picture's latents."""

@@ -240,7 +240,9 @@ class PainterRecipe:
             text, grounding = self.conditions(model, batch)
             text = tuple(t[:8] for t in text)
             grounding = Grounding(*(getattr(grounding, n)[:8] for n in grounding.__slots__))
-            rows.append(to_images(self.autoencoder.decode(self.paint(model, text, grounding, side=batch["latents"].shape[-1]))))
+            rows.append(
+                to_images(self.autoencoder.decode(self.paint(model, text, grounding, side=batch["latents"].shape[-1])))
+            )
         return np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
 
     def _square_batch(self) -> dict[str, Any]:
@@ -251,7 +253,14 @@ class PainterRecipe:
         return batch
 
     def paint(
-        self, model: GroundedDiT, text: tuple[Tensor, ...], grounding: Grounding, *, side: int, steps: int = 16, scale: float = 2.0
+        self,
+        model: GroundedDiT,
+        text: tuple[Tensor, ...],
+        grounding: Grounding,
+        *,
+        side: int,
+        steps: int = 16,
+        scale: float = 2.0,
     ) -> Tensor:
         """Sample square latents, ``side`` wide, for conditions; used to look at a run."""
         count = text[0].shape[0]

@@ -45,7 +45,7 @@ MAX_PICTURE_SEED = 2**53 - 1
 """Seeds of pictures are kept small enough for every JSON reader."""
 CHANGEABLE = (("colour", ""), ("accessory", "none"), ("expression", ""))
 """What is sketched anew when the page wants it otherwise, and what counts where the page says nothing."""
-GUIDED_FRACTION = 0.95
+GUIDED_FRACTION = 1.0
 Guidance = Literal[GuidanceWay, "off"]
 MIN_MATCH = 0.2
 """A seen character that scores less is not taken for a planned one."""
@@ -78,7 +78,7 @@ class PerformanceConfig(Config):
         max_characters: more than these are left out, farthest back and smallest first.
     """
 
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (256, 256)
     steps: int = 20
     guidance_scale: float = 3.0
     attempts: int = 3
@@ -89,7 +89,7 @@ class PerformanceConfig(Config):
     guidance: Guidance = "set_in"
     guided_fraction: float = GUIDED_FRACTION
     guidance_weight: float = 0.8
-    max_characters: int = 4
+    max_characters: int = 6
 
     def __post_init__(self) -> None:
         check_size(self.size)

@@ -49,7 +49,7 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """
     height, width = (size, size) if isinstance(size, int) else size
     if not all(MIN_SIZE <= side <= MAX_SIZE for side in (height, width)):
-        raise ShapeError(f"size {height}x{width} is outside {MIN_SIZE}..{MAX_SIZE}", hint="use 128x128")
+        raise ShapeError(f"size {height}x{width} is outside {MIN_SIZE}..{MAX_SIZE}", hint="use 256x256")
     return height, width
 
 
@@ -123,7 +123,7 @@ def _draw_backdrop(canvas: aggdraw.Draw, shape: Shape, style: str, height: int) 
     large = min(np.ptp(shape.points, axis=0)) > 0.09
     pen = None
     if style == "papercut" and large:
-        shadow = (points + (1.2 * unit, -1.8 * unit)).ravel().tolist()
+        shadow = np.add(points, (1.2 * unit, -1.8 * unit)).ravel().tolist()
         canvas.polygon(shadow, None, aggdraw.Brush((40, 30, 50), 60))
         pen = aggdraw.Pen(mix(fill, (255, 255, 255), 0.65), 1.2 * unit)
         alpha = 255

@@ -140,9 +140,9 @@ def test_a_recoloured_character_is_not_traced_and_says_so():
 
 
 def test_more_characters_than_fit_are_left_out_by_depth_and_named():
-    many = [character(str(i), box=(0.1 * i, 0.5, 0.1 * i + 0.09, 0.9)).replace(z=i, name=f"cat {i}") for i in range(6)]
+    many = [character(str(i), box=(0.1 * i, 0.5, 0.1 * i + 0.09, 0.9)).replace(z=i, name=f"cat {i}") for i in range(8)]
     painter, result = play(page(*many))
-    assert [c.id for c in painter.requests[0].characters] == ["2", "3", "4", "5"]
+    assert [c.id for c in painter.requests[0].characters] == ["2", "3", "4", "5", "6", "7"]
     assert "cat 0, cat 1" in result.warnings[0].text("en")
 
 

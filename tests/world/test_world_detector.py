@@ -236,8 +236,8 @@ def test_reading_becomes_a_scene_and_json() -> None:
     values = json.loads(json.dumps(reading.to_dict()))
     assert values["characters"][0]["species"] == "cat"
     assert len(values["characters"][0]["identity"]) == 32
-    many = Reading(tuple(seen("cat", "red", (0.1, 0.2, 0.5, 0.9)) for _ in range(6)), "snow", "ink")
-    assert len(many.to_scene().characters) == 4
+    many = Reading(tuple(seen("cat", "red", (0.1, 0.2, 0.5, 0.9)) for _ in range(8)), "snow", "ink")
+    assert len(many.to_scene().characters) == 6
 
 
 # -- matching ----------------------------------------------------------------------------------------------------
