@@ -89,7 +89,8 @@ class LatentGuidance:
         canvas: the sketch, of the picture's size.
         masks: bool (N, height, width), one per character drawn in the sketch; outside them sampling is free.
         way: "hold" holds the first steps to the sketch, "set_in" sets it into the picture after them.
-        fraction: share of the steps that are guided, or after which it is set in, counted from the noisiest.
+        fraction: share of the steps that are guided, or after which it is set in, counted from the noisiest; set in
+            after all of them, its pixels are the picture's, blended at their rim.
         weight: 1 replaces the held latents, less blends them with the sampler's own.
     """
 
@@ -286,6 +287,16 @@ def compose_canvas(size: tuple[int, int], crops: Sequence[Image | None], boxes: 
     return np.asarray(canvas)
 
 
+def blended(image: Image, guidance: LatentGuidance) -> Image:
+    """Return the picture with the sketch's pixels inside its masks, half of each along their rim."""
+    inside = np.any(guidance.masks, axis=0)
+    padded = np.pad(inside, 1, mode="edge").astype(np.float32)
+    height, width = inside.shape
+    share = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9.0
+    alpha = (inside * share)[..., None]
+    return np.round(image + alpha * (guidance.canvas.astype(np.float32) - image)).astype(np.uint8)
+
+
 # ------------------------------------------------------------------------------------------------ the embedded painter
 
 INDEX_NAME = "model_index.json"
@@ -463,6 +474,9 @@ class EmbeddedPainter:
             should_cancel=should_cancel,
             inject=inject,
         )
+        guidance = request.guidance
+        if guidance is not None and guidance.way == "set_in" and guidance.fraction >= 1.0:
+            return blended(self._decode(latents), guidance), warnings
         if inject is not None:
             latents = inject(latents, len(sampler))
         return self._decode(latents), warnings
@@ -559,6 +573,8 @@ class EmbeddedPainter:
         guidance = request.guidance
         if guidance is None or guidance.fraction <= 0 or not guidance.masks.any():
             return None
+        if guidance.way == "set_in" and guidance.fraction >= 1.0:
+            return None  # after the last step nothing follows that could blend them better than pixels
         if guidance.way == "set_in":
             pixels, inside = guidance.canvas, np.any(guidance.masks, axis=0)[..., None]
 

@@ -119,7 +119,7 @@ class ReadCharacter:
         species, colour, accessory, expression, facing: keys of :mod:`.vocabulary`.
         box: ``(x0, y0, x1, y1)`` in [0, 1] of the picture.
         score: confidence that a character is there, in [0, 1].
-        probabilities: for species and colour, float32 in the order of ``vocabulary.KEYS``.
+        probabilities: for every attribute, float32 in the order of ``vocabulary.KEYS``.
         identity: float32 ``(D,)`` of unit length; the cosine of two says whether they show the same individual.
         mask: bool ``(H, W)`` of visible pixels, if asked for.
     """
@@ -273,7 +273,7 @@ class Detector(PretrainedModel):
             boxes = apply_correction(proposed, read.correction)
             views = grow(proposed, config.crop_margin)
             labels = {name: logits.argmax(-1).tolist() for name, logits in read.characters.items()}
-            likely = {name: read.characters[name].float().softmax(-1).cpu().numpy() for name in ("species", "colour")}
+            likely = {name: read.characters[name].float().softmax(-1).cpu().numpy() for name in CHARACTER_ATTRIBUTES}
             identity = read.identity.float().cpu().numpy()
             for row in suppress(boxes, scores, index, config.nms_iou):
                 picture = int(index[row])
