@@ -72,8 +72,6 @@ dl { margin: 0; } dt { font-weight: 600; margin-top: 0.3rem; } dd { margin: 0; }
 
 SHEET_CELL, SHEET_CAPTION, SHEET_GAP = 256, 64, 12
 
-FONT = Path(__file__).parent / "fonts" / "wqy-microhei-subset.ttf"
-"""A subset of WenQuanYi Micro Hei: Latin, and the Chinese characters of GB 2312 level 1."""
 
 _FONTS = (
     "wqy-microhei.ttc",
@@ -175,7 +173,7 @@ MISSING = "〓"
 
 def readable(text: str) -> tuple[str, Any]:
     """Return a caption and a font that has all of it: huaben's own, else one of the system, else 〓 for what lacks."""
-    own = _font(str(FONT))
+    own = _font(str(font_file()))
     lacking = {character for character in text if not _has(own, character)}
     if not lacking:
         return text, own
@@ -209,6 +207,11 @@ def system_font() -> str | None:
                 if name in _FONTS:
                     found.setdefault(name, os.path.join(root, name))
     return next((found[name] for name in _FONTS if name in found), None)
+
+
+def font_file() -> Path:
+    """Return the package's own font: Latin and the common Chinese characters."""
+    return Path(__file__).parent / "fonts" / "huaben-cjk.ttf"
 
 
 def _card(folder: Path, turn: dict[str, Any]) -> str:

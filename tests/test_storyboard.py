@@ -66,7 +66,7 @@ def test_a_character_that_no_font_has_is_a_geta_mark(monkeypatch):
 
 
 def test_a_system_font_is_asked_for_what_the_shipped_one_lacks(monkeypatch):
-    monkeypatch.setattr(storyboard, "system_font", lambda: str(storyboard.FONT))
+    monkeypatch.setattr(storyboard, "system_font", lambda: str(storyboard.font_file()))
     assert storyboard.readable("猫\U0002a6a5")[0] == "猫\U0002a6a5"
 
 
@@ -76,7 +76,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_long_captions_are_wrapped_and_cut():
-    font = storyboard._font(str(storyboard.FONT))
+    font = storyboard._font(str(storyboard.font_file()))
     text = storyboard._wrap("word " * 60 + "猫" * 60, font, 120)
     lines = text.split("\n")
     assert len(lines) == 3

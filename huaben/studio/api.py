@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, File, Header, HTTPException, Path, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import DataError
+from .export import KINDS, export_story
 from .models import Happening
 from .service import Studio
 from .trust import COOKIE
@@ -181,6 +183,18 @@ def api_routes(studio: Studio) -> APIRouter:
         values = body.model_dump(exclude={"variants"}, exclude_none=True)
         values["parent"] = body.parent
         return {"jobs": studio.say(account(request), id, Order(**values), variants=body.variants)}
+
+    @routes.get("/stories/{id}/export", tags=["stories"])
+    def export(
+        request: Request,
+        id: Id,
+        format: Literal["html", "pdf", "cbz", "png", "json", "zip"] = "html",
+        turn: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
+    ) -> Response:
+        """Return the story as a file: web page, document, comic book, sheet of pictures, JSON, session folder."""
+        data, name = export_story(studio, account(request), id, format, turn=turn)
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+        return Response(data, media_type=KINDS[format][0], headers=headers)
 
     @routes.get("/turns/{id}", tags=["turns"])
     def turn(request: Request, id: Id) -> dict[str, Any]:

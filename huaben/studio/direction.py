@@ -189,6 +189,7 @@ class DirectedScreenwriter:
         wanted: the page as arranged by hand, see :func:`page_edits`.
         redraw: draw the page as it is.
         mode: ``picture`` asks for a picture even where the message could be talk; ``text`` never draws.
+        negative: what to keep out of what is drawn.
         language: of answers given here.
         heard: told the reply, and the message it answers.
     """
@@ -200,10 +201,12 @@ class DirectedScreenwriter:
         wanted: dict[str, Any] | None = None,
         redraw: bool = False,
         mode: str = "auto",
+        negative: str | None = None,
         language: Language = "en",
         heard: Callable[[Reply], None] | None = None,
     ) -> None:
         self.inner, self.wanted, self.redraw, self.mode = inner, wanted, redraw, mode
+        self.negative = negative
         self.language, self.heard = language, heard or (lambda reply: None)
 
     def __getattr__(self, name: str) -> Any:
@@ -216,6 +219,9 @@ class DirectedScreenwriter:
             reply = self._arranged(conversation)
         else:
             reply = self._in_mode(message, conversation, more)
+            if self.negative is not None and reply.action == "draw" and reply.page is not None:
+                edits = (*reply.edits, SetNegative(negative=self.negative))
+                reply = reply.replace(page=reply.page.replace(negative=self.negative), edits=edits)
         self.heard(reply)
         return reply
 

@@ -262,7 +262,7 @@ class Moody:
 @pytest.mark.parametrize(("certainty", "told"), [(0.97, True), (0.6, False)])
 def test_another_expression_is_told_if_the_reader_is_sure_and_keeps_the_picture(certainty, told):
     painter = Recorder()
-    _, result = play(page(character()), painter=painter, reader=Moody(painter.painter, certainty))
+    _, result = play(page(character(expression="happy")), painter=painter, reader=Moody(painter.painter, certainty))
     assert len(painter.requests) == 1
     assert result.kept.right and not result.kept.findings[0].all_right
     assert [note.code for note in result.warnings] == (["character_expression"] if told else [])
