@@ -89,7 +89,8 @@ class LatentGuidance:
         canvas: the sketch, of the picture's size.
         masks: bool (N, height, width), one per character drawn in the sketch; outside them sampling is free.
         way: "hold" holds the first steps to the sketch, "set_in" sets it into the picture after them.
-        fraction: share of the steps that are guided, or after which it is set in, counted from the noisiest.
+        fraction: share of the steps that are guided, or after which it is set in, counted from the noisiest; set in
+            after all of them, its pixels are the picture's, blended at their rim.
         weight: 1 replaces the held latents, less blends them with the sampler's own.
     """
 
@@ -129,7 +130,7 @@ class PaintRequest:
 
     prompt: str
     negative: str = ""
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (256, 256)
     seed: int = 0
     steps: int = 20
     guidance_scale: float = 3.0
@@ -177,12 +178,17 @@ class Progress:
 
     Attributes:
         step, steps: 1 to ``steps``.
-        preview: a small picture of what is expected; None where the painter has none.
+        draw: makes the preview; None where the painter has none.
     """
 
     step: int
     steps: int
-    preview: Image | None = None
+    draw: Callable[[], Image] | None = None
+
+    @property
+    def preview(self) -> Image | None:
+        """A picture of what is expected, made when it is asked for; None where the painter has none."""
+        return None if self.draw is None else self.draw()
 
 
 OnStep = Callable[[Progress], None]
@@ -214,7 +220,7 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     ok = len(size) == 2 and all(isinstance(side, int) and not isinstance(side, bool) for side in size)
     if ok and all(MIN_SIZE <= side <= MAX_SIZE and side % SIZE_STEP == 0 for side in size):
         return size
-    near = "x".join(str(nearest_side(side)) for side in size) if ok else "128x128"
+    near = "x".join(str(nearest_side(side)) for side in size) if ok else "256x256"
     found = "x".join(map(str, size))
     raise ConfigError(
         f"size {found} (height x width) is not two multiples of {SIZE_STEP} from {MIN_SIZE} to {MAX_SIZE}",
@@ -279,6 +285,16 @@ def compose_canvas(size: tuple[int, int], crops: Sequence[Image | None], boxes: 
             PillowImage.fromarray(crop).resize(shape, PillowImage.Resampling.BICUBIC, reducing_gap=2.0), (left, top)
         )
     return np.asarray(canvas)
+
+
+def blended(image: Image, guidance: LatentGuidance) -> Image:
+    """Return the picture with the sketch's pixels inside its masks, half of each along their rim."""
+    inside = np.any(guidance.masks, axis=0)
+    padded = np.pad(inside, 1, mode="edge").astype(np.float32)
+    height, width = inside.shape
+    share = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9.0
+    alpha = (inside * share)[..., None]
+    return np.round(image + alpha * (guidance.canvas.astype(np.float32) - image)).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------ the embedded painter
@@ -458,6 +474,9 @@ class EmbeddedPainter:
             should_cancel=should_cancel,
             inject=inject,
         )
+        guidance = request.guidance
+        if guidance is not None and guidance.way == "set_in" and guidance.fraction >= 1.0:
+            return blended(self._decode(latents), guidance), warnings
         if inject is not None:
             latents = inject(latents, len(sampler))
         return self._decode(latents), warnings
@@ -482,10 +501,16 @@ class EmbeddedPainter:
             clip_mask,
             self.text(text_ids, text_mask),
             text_mask,
-            grounding=self._grounding(request.characters, request.size, free),
+            grounding=self._grounding(self._grounded(request), request.size, free),
             grid=(shape[1] // dit.patch_size, shape[2] // dit.patch_size),
         )
         return state, warnings
+
+    def _grounded(self, request: PaintRequest) -> tuple[CharacterRequest, ...]:
+        """Return the characters the painter itself places: the nearest ones where a sketch sets everybody in anyway."""
+        most = self.painter.config.grounding.max_characters
+        set_in = request.guidance is not None and request.guidance.way == "set_in"
+        return request.characters[-most:] if set_in else request.characters
 
     def _grounding(self, characters: Sequence[CharacterRequest], size: tuple[int, int], free: bool) -> Grounding:
         """Return the characters as tensors, after an empty picture's unless sampling is free."""
@@ -548,6 +573,8 @@ class EmbeddedPainter:
         guidance = request.guidance
         if guidance is None or guidance.fraction <= 0 or not guidance.masks.any():
             return None
+        if guidance.way == "set_in" and guidance.fraction >= 1.0:
+            return None  # after the last step nothing follows that could blend them better than pixels
         if guidance.way == "set_in":
             pixels, inside = guidance.canvas, np.any(guidance.masks, axis=0)[..., None]
 
@@ -569,7 +596,8 @@ class EmbeddedPainter:
         """Tell the caller about one step, with a preview every few."""
         every = max(1, -(-steps // max(1, self.config.previews)))
         shown = self.config.previews > 0 and (i + 1) % every == 0
-        on_step(Progress(step=i + 1, steps=steps, preview=self._decode(predicted()) if shown else None))
+        draw = functools.cache(lambda: self._decode(predicted())) if shown else None
+        on_step(Progress(step=i + 1, steps=steps, draw=draw))
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Return (C, h, w) of a picture's latents."""

@@ -129,7 +129,7 @@ def export_story(
         title = story.title or "huaben"
         data = {
             "html": lambda: page_html(folder, turns).encode("utf-8"),
-            "png": lambda: png_bytes(contact_sheet(folder, turns)[0]),
+            "png": lambda: png_bytes(contact_sheet(folder, turns)),
             "json": lambda: _document(story, turns),
             "zip": lambda: _zip(
                 {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

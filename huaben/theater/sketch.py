@@ -46,7 +46,7 @@ class Sketch:
     facing: Facing
 
 
-def sketch(character: Character, page: Page, seed: int, size: tuple[int, int] = (128, 128)) -> Sketch | None:
+def sketch(character: Character, page: Page, seed: int, size: tuple[int, int] = (256, 256)) -> Sketch | None:
     """Draw one character alone at its place on the page; None if its look is not of the embedded world.
 
     Args:

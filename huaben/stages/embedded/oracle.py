@@ -62,7 +62,7 @@ class RendererPainter:
             if should_cancel is not None and should_cancel():
                 raise Cancelled(f"stopped before step {step} of {request.steps}")
             if on_step is not None:
-                on_step(Progress(step=step, steps=request.steps, preview=rendered.image))
+                on_step(Progress(step=step, steps=request.steps, draw=lambda: rendered.image))
         return Painting(
             image=rendered.image, seed=request.seed, seconds=time.perf_counter() - started, model="renderer"
         )
