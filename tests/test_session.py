@@ -34,6 +34,8 @@ STORY = [
 class Broken:
     """A painter that fails in a chosen way."""
 
+    limits = RendererPainter.limits
+
     def __init__(self, error):
         self.error = error
 
