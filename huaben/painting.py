@@ -76,7 +76,8 @@ class LatentGuidance:
         canvas: the sketch, of the picture's size.
         masks: bool (N, height, width), one per character drawn in the sketch; outside them sampling is free.
         way: "hold" holds the first steps to the sketch, "set_in" sets it into the picture after them.
-        fraction: share of the steps that are guided, or after which it is set in, counted from the noisiest.
+        fraction: share of the steps that are guided, or after which it is set in, counted from the noisiest; set in
+            after all of them, its pixels are the picture's, blended at their rim.
         weight: 1 replaces the held latents, less blends them with the sampler's own.
     """
 
@@ -120,7 +121,7 @@ class PaintRequest:
 
     prompt: str
     negative: str = ""
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (256, 256)
     seed: int = 0
     steps: int = 20
     guidance_scale: float = 3.0
@@ -179,12 +180,17 @@ class Progress:
 
     Attributes:
         step, steps: 1 to ``steps``.
-        preview: a small picture of what is expected; None where the painter has none.
+        draw: makes the preview; None where the painter has none.
     """
 
     step: int
     steps: int
-    preview: Image | None = None
+    draw: Callable[[], Image] | None = None
+
+    @property
+    def preview(self) -> Image | None:
+        """A picture of what is expected, made when it is asked for; None where the painter has none."""
+        return None if self.draw is None else self.draw()
 
 
 OnStep = Callable[[Progress], None]

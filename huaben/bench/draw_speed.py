@@ -56,7 +56,7 @@ def run(
     cold_repeats: int = 3,
     threads: Sequence[int] = (2, 1),
     steps: int = 20,
-    size: int = 128,
+    size: int = 256,
     model: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def run(
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
     guided_fraction: float = GUIDED_FRACTION,
-    size: int = 128,
+    size: int = 256,
     ceiling: bool = True,
 ) -> dict[str, Any]:
     """Measure identity with a pipeline's painter.

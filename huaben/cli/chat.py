@@ -31,7 +31,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help=tell("chat_out"))] = None,
     demo: Annotated[bool, typer.Option("--demo", help=tell("chat_demo"))] = False,
     seed: Annotated[int | None, typer.Option(help=tell("chat_seed"))] = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "128x128",
+    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "256x256",
     steps: Annotated[int, typer.Option(help=tell("steps"))] = 20,
     attempts: Annotated[int, typer.Option(help=tell("draw_attempts"))] = 3,
     model: Annotated[Path | None, typer.Option(help=tell("draw_model"))] = None,

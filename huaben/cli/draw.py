@@ -17,7 +17,7 @@ from .words import language, say
 def command(
     prompt: Annotated[str, typer.Argument(help=tell("draw_prompt"))],
     seed: Annotated[int | None, typer.Option(help=tell("draw_seed"))] = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "128x128",
+    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "256x256",
     steps: Annotated[int, typer.Option(help=tell("steps"))] = 20,
     guidance: Annotated[float, typer.Option(help=tell("draw_guidance"))] = 3.0,
     negative: Annotated[str, typer.Option(help=tell("draw_negative"))] = "",

@@ -24,6 +24,7 @@ from ..notices import Notice, notice
 from ..painting import (
     CROP_MARGIN,
     Image,
+    LatentGuidance,
     OnStep,
     PaintCharacter,
     PainterLimits,
@@ -49,14 +50,14 @@ if TYPE_CHECKING:
     from .schedule import ScheduleConfig
 
 EMBEDDED_LIMITS = PainterLimits(
-    size=(128, 128),
+    size=(256, 256),
     steps=20,
     guidance_scale=3.0,
     min_side=64,
     max_side=512,
     multiple=16,
     max_steps=200,
-    max_characters=4,
+    max_characters=6,
     boxes=True,
     references=True,
     negative=True,
@@ -101,6 +102,16 @@ def compose_canvas(size: tuple[int, int], crops: Sequence[Image | None], boxes: 
             PillowImage.fromarray(crop).resize(shape, PillowImage.Resampling.BICUBIC, reducing_gap=2.0), (left, top)
         )
     return np.asarray(canvas)
+
+
+def blended(image: Image, guidance: LatentGuidance) -> Image:
+    """Return the picture with the sketch's pixels inside its masks, half of each along their rim."""
+    inside = np.any(guidance.masks, axis=0)
+    padded = np.pad(inside, 1, mode="edge").astype(np.float32)
+    height, width = inside.shape
+    share = sum(padded[y : y + height, x : x + width] for y in range(3) for x in range(3)) / 9.0
+    alpha = (inside * share)[..., None]
+    return np.round(image + alpha * (guidance.canvas.astype(np.float32) - image)).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------------------------ the embedded painter
@@ -280,6 +291,9 @@ class EmbeddedPainter:
             should_cancel=should_cancel,
             inject=inject,
         )
+        guidance = request.guidance
+        if guidance is not None and guidance.way == "set_in" and guidance.fraction >= 1.0:
+            return blended(self._decode(latents), guidance), warnings
         if inject is not None:
             latents = inject(latents, len(sampler))
         return self._decode(latents), warnings
@@ -304,10 +318,16 @@ class EmbeddedPainter:
             clip_mask,
             self.text(text_ids, text_mask),
             text_mask,
-            grounding=self._grounding(request.characters, request.size, free),
+            grounding=self._grounding(self._grounded(request), request.size, free),
             grid=(shape[1] // dit.patch_size, shape[2] // dit.patch_size),
         )
         return state, warnings
+
+    def _grounded(self, request: PaintRequest) -> tuple[PaintCharacter, ...]:
+        """Return the characters the painter itself places: the nearest ones where a sketch sets everybody in anyway."""
+        most = self.painter.config.grounding.max_characters
+        set_in = request.guidance is not None and request.guidance.way == "set_in"
+        return request.characters[-most:] if set_in else request.characters
 
     def _grounding(self, characters: Sequence[PaintCharacter], size: tuple[int, int], free: bool) -> Grounding:
         """Return the characters as tensors, after an empty picture's unless sampling is free."""
@@ -370,6 +390,8 @@ class EmbeddedPainter:
         guidance = request.guidance
         if guidance is None or guidance.fraction <= 0 or not guidance.masks.any():
             return None
+        if guidance.way == "set_in" and guidance.fraction >= 1.0:
+            return None  # after the last step nothing follows that could blend them better than pixels
         if guidance.way == "set_in":
             pixels, inside = guidance.canvas, np.any(guidance.masks, axis=0)[..., None]
 
@@ -391,7 +413,8 @@ class EmbeddedPainter:
         """Tell the caller about one step, with a preview every few."""
         every = max(1, -(-steps // max(1, self.config.previews)))
         shown = self.config.previews > 0 and (i + 1) % every == 0
-        on_step(Progress(step=i + 1, steps=steps, preview=self._decode(predicted()) if shown else None))
+        draw = functools.cache(lambda: self._decode(predicted())) if shown else None
+        on_step(Progress(step=i + 1, steps=steps, draw=draw))
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Return (C, h, w) of a picture's latents."""

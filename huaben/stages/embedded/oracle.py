@@ -48,7 +48,7 @@ class RendererPainter:
     """
 
     limits = PainterLimits(
-        size=(128, 128),
+        size=(256, 256),
         guidance_scale=3.0,
         max_side=512,
         max_characters=MAX_CHARACTERS,
@@ -73,7 +73,7 @@ class RendererPainter:
             if should_cancel is not None and should_cancel():
                 raise Cancelled(f"stopped before step {step} of {request.steps}")
             if on_step is not None:
-                on_step(Progress(step=step, steps=request.steps, preview=rendered.image))
+                on_step(Progress(step=step, steps=request.steps, draw=lambda: rendered.image))
         return Painting(
             image=rendered.image, seed=request.seed, seconds=time.perf_counter() - started, model="renderer"
         )
