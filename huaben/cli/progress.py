@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from .texts import tell
 
 if TYPE_CHECKING:
-    from ..diffusion.pipeline import Progress
+    from ..painting import Progress
 
 
 class Steps:
