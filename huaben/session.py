@@ -45,7 +45,7 @@ from .world.scene import MAX_CHARACTERS
 from .world.vocabulary import BACKGROUNDS, STYLES, Language, term
 
 if TYPE_CHECKING:
-    from .diffusion.pipeline import Progress, ShouldCancel
+    from .painting import Progress, ShouldCancel
 
 FORMAT_VERSION = 1
 TURNS_NAME = "turns.jsonl"

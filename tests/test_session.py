@@ -34,6 +34,8 @@ STORY = [
 class Broken:
     """A painter that fails in a chosen way."""
 
+    limits = RendererPainter.limits
+
     def __init__(self, error):
         self.error = error
 
@@ -407,5 +409,5 @@ def test_the_shipped_painter_plays_a_turn(tmp_path):
     with Session.open(tmp_path, seed=1, config=config) as session:
         turn = run_turn(session, STORY[0])
         run_turn(session, STORY[1])
-    assert read_picture(tmp_path / turn.image).shape == (128, 128, 3)
+    assert read_picture(tmp_path / turn.image).shape == (256, 256, 3)
     assert len(read_metadata(tmp_path / turn.image)["model"]) == 10

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.pipeline import Painter, PaintRequest
 from ..errors import GenerationError
+from ..painting import Painter, PaintRequest
 from ..promptbook.book import Character, Page, sorted_attributes
 from ..rng import numpy_stream, stream_seed
 from ..stations import load_detector, load_painter

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.pipeline import Painter
+from ..painting import Painter
 from ..promptbook.book import Character, Page, sorted_attributes
 from ..rng import numpy_stream, stream_seed
 from ..stages.embedded.oracle import RendererPainter

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from ..diffusion.autoencoder import Autoencoder
-from ..diffusion.pipeline import CROP_MARGIN, compose_canvas, resized
+from ..diffusion.pipeline import compose_canvas, resized
+from ..painting import CROP_MARGIN
 from ..pretrained import WEIGHTS_NAME, write_atomic
 from ..rng import numpy_stream
 from ..theater.cast import cut_out

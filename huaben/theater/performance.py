@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from ..diffusion.pipeline import (
-    CharacterRequest,
+from ..errors import ConfigError
+from ..notices import Notice, notice
+from ..painting import (
     GuidanceWay,
     LatentGuidance,
+    PaintCharacter,
     Painter,
     Painting,
     PaintRequest,
@@ -29,8 +31,6 @@ from ..diffusion.pipeline import (
     ShouldCancel,
     check_size,
 )
-from ..errors import ConfigError
-from ..notices import Notice, notice
 from ..promptbook.book import Character, Page
 from ..rng import stream_seed
 from ..world.vocabulary import TERMS
@@ -252,10 +252,11 @@ def perform(
         GenerationError: if the painter fails; Cancelled if the caller asked to stop.
     """
     config = config or PerformanceConfig()
+    painter.limits.check(config.size, config.steps)
     started = time.perf_counter()
     characters, warnings = _limit(page.back_to_front(), config)
     sketches: dict[tuple[str, int | None], Sketch] = {}
-    if config.sketch and config.use_references and getattr(painter, "paints_from_sketch", False):
+    if config.sketch and config.use_references and painter.limits.sketch:
         sketches = _sketches(characters, page, cast, seed if story_seed is None else story_seed, config)
     warnings += _choose_warnings(characters, cast, sketches, config)
     tried: list[tuple[Attempt, Painting, PaintRequest, Reading | None]] = []
@@ -277,7 +278,7 @@ def perform(
         if attempt.right:
             break
     attempt, painting, request, reading = max(tried, key=lambda item: item[0].score)
-    warnings += painting.warnings
+    warnings += painting.warnings + painter.limits.unused(request)
     if reading is None:
         warnings += (notice("unverified"),) if characters else ()
     else:
@@ -313,7 +314,7 @@ def build_request(
         drawn = sketches.get((character.id, character.instance))
         if drawn is not None:
             requests.append(
-                CharacterRequest(
+                PaintCharacter(
                     id=character.id,
                     phrase=character.prompt,
                     box=drawn.box,
@@ -327,7 +328,7 @@ def build_request(
         entry = _reference(character, cast, config)
         box = character.box if entry is None else standing_box(entry, character.box, config.size)
         requests.append(
-            CharacterRequest(
+            PaintCharacter(
                 id=character.id,
                 phrase=character.prompt,
                 box=box,

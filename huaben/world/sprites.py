@@ -218,11 +218,19 @@ def _feet(pen: Pen, gap: float, y: float, rx: float, ry: float, fill: Colour | N
         pen.add(ellipse(side * gap + 0.35 * rx, y, rx, ry, count=14), colour)
 
 
-def _sitting(pen: Pen, head_rx: float = 0.34, head_ry: float = 0.28, head_points: Points | None = None) -> Anchors:
+def _sitting(
+    pen: Pen,
+    head_rx: float = 0.34,
+    head_ry: float = 0.28,
+    head_points: Points | None = None,
+    chest: Colour | None = None,
+) -> Anchors:
     """Draw the usual animal: a body with arms and feet below a big head; ears and tail were drawn before."""
     who = pen.who
     pen.add(ellipse(-0.22, 0.72, 0.08, 0.14, 0.45, 14), pen.dark)
     pen.add(ellipse(0, 0.77, 0.25, 0.23), pen.main)
+    if chest is not None:
+        pen.add(ellipse(0.05, 0.82, 0.15, 0.13, count=18), chest, 0)
     _markings(pen, 0, 0.79, 0.22, 0.19)
     _feet(pen, 0.14, 0.955, 0.12, 0.05)
     pen.add(ellipse(0.27, 0.74, 0.075, 0.15, -0.85, 16), pen.accent if who.marking == "socks" else pen.main)
@@ -264,8 +272,7 @@ def _dog(pen: Pen) -> Anchors:
     w = pen.who
     pen.add(stroke(curve([(-0.2, 0.86), (-0.4, 0.78), (-0.46, 0.56)]), 0.11, 0.6), pen.main)
     pen.add(ellipse(-0.45, 0.58, 0.05, 0.07, count=12), CREAM, 0)
-    anchors = _sitting(pen, 0.31, 0.27)
-    pen.add(ellipse(0.06, 0.82, 0.13, 0.13, count=16), CREAM, 0)
+    anchors = _sitting(pen, 0.31, 0.27, chest=CREAM)
     pen.add(blob([(0.06, 0.4), (0.3, 0.41), (0.46, 0.46), (0.44, 0.57), (0.24, 0.62), (0.04, 0.56)]), mix(pen.light, CREAM, 0.75))
     pen.add(ellipse(0.43, 0.45, 0.065, 0.05, count=14), INK, 0)
     pen.add(ellipse(-0.24, 0.3 + 0.16 * w.ear, 0.11 * w.ear_width, 0.24 * w.ear, 0.22, 20), pen.dark)
@@ -346,9 +353,8 @@ def _frog(pen: Pen) -> Anchors:
         pen.add(ellipse(side * 0.33, 0.86, 0.15, 0.12, side * 0.4, 16), pen.dark)
     for side in (-1, 1):
         pen.add(ellipse(0.1 + side * 0.19, 0.2, 0.15 * (0.7 + 0.3 * w.ear), 0.15 * (0.7 + 0.3 * w.ear), count=20), pen.main)
-    anchors = _sitting(pen, 0.4, 0.24)
+    anchors = _sitting(pen, 0.4, 0.24, chest=pen.light)
     pen.add(ellipse(0.14, 0.5, 0.28, 0.11, count=22), pen.light, 0)
-    pen.add(ellipse(0.04, 0.82, 0.16, 0.13, count=18), pen.light, 0)
     for x in (0.22, 0.3):
         pen.add(ellipse(x, 0.41, 0.016, 0.012, count=8), INK, 0)
     return replace(anchors, face=(0.1, 0.21, 1.2), crown=(0.08, 0.13, 0.3), muzzle=0.24, mouth_x=0.06, mouth_scale=1.5)

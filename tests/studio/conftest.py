@@ -36,8 +36,8 @@ class SlowPainter:
         return getattr(self.inner, name)
 
     def paint(self, request, *, on_step=None, should_cancel=None):
-        from huaben.diffusion.pipeline import Progress
         from huaben.errors import Cancelled
+        from huaben.painting import Progress
 
         self.running += 1
         self.most = max(self.most, self.running)
@@ -47,7 +47,8 @@ class SlowPainter:
                     raise Cancelled("stopped")
                 time.sleep(self.seconds / request.steps)
                 if on_step is not None:
-                    on_step(Progress(step=step, steps=request.steps, preview=np.full((32, 32, 3), step, np.uint8)))
+                    shown = np.full((32, 32, 3), step, np.uint8)
+                    on_step(Progress(step=step, steps=request.steps, draw=lambda shown=shown: shown))
             return self.inner.paint(request)
         finally:
             self.running -= 1

@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 from painters import tiny_painter
 
-from huaben.diffusion.pipeline import (
-    PARTS,
-    CharacterRequest,
-    EmbeddedPainter,
-    LatentGuidance,
-    Painter,
-    PaintRequest,
-    check_size,
-)
+from huaben.diffusion.pipeline import PARTS, EmbeddedPainter
 from huaben.errors import Cancelled, CheckpointError, ConfigError, ShapeError
+from huaben.painting import LatentGuidance, PaintCharacter, Painter, PaintRequest
 from huaben.stages.embedded.oracle import RendererPainter, locate, read_words
 
 CROP = np.random.default_rng(1).integers(0, 256, (30, 20, 3), dtype=np.uint8)
@@ -32,7 +25,7 @@ def painter(request, tiny):
 
 
 def cat(**changes):
-    return CharacterRequest(**({"id": "1", "phrase": "a red cat", "box": (0.1, 0.3, 0.5, 0.9)} | changes))
+    return PaintCharacter(**({"id": "1", "phrase": "a red cat", "box": (0.1, 0.3, 0.5, 0.9)} | changes))
 
 
 def ask(**changes):
@@ -209,7 +202,7 @@ def test_parts_of_different_pipelines_are_refused(tiny):
 @pytest.mark.parametrize("size", [(63, 64), (64, 65), (48, 64), (528, 64), (64.0, 64), (True, 64), (64,)])
 def test_impossible_sizes_are_refused_with_one_that_works(size):
     with pytest.raises(ConfigError, match=r"use \d+x\d+"):
-        check_size(size)
+        RendererPainter.limits.check(size, 1)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="attempts=0"):
         PerformanceConfig(attempts=0)
     with pytest.raises(ConfigError, match="100x128"):
-        PerformanceConfig(size=(100, 128))
+        play(page(character()), config=CONFIG.replace(size=(100, 128)))
 
 
 def test_an_unknown_way_of_guidance_is_refused():
@@ -227,7 +227,7 @@ def test_another_background_is_painted_again_and_said():
 class Sketching(Recorder):
     """A painter that wants sketches."""
 
-    paints_from_sketch = True
+    limits = RendererPainter.limits.replace(sketch=True, guidance=True)
 
 
 def test_the_cast_keeps_the_sketch_until_the_look_changes():
