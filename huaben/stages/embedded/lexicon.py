@@ -381,6 +381,7 @@ QUESTION: dict[str, str] = {
 }
 
 FUNCTION_EN = """
+pic pics pictured aww awww lol haha hehe omg yay meant mean wait nah yo ugh ooh bedtime somewhere bad undo redo end
 oops ops before pls plz u ur gonna wanna gimme lemme row became become liked loved enjoyed cause because while
 a an the of to for with in on at by and or as so now here there this that these those it its it's i i'm me my mine you your
 we us our they their who whom which whose has have had do did does done be is are was were been being please just really very
@@ -406,6 +407,7 @@ colourful colorful dear kind pleasant super fantastic awesome fun best fine magi
 """.split()
 
 FUNCTION_ZH = """
+版本 版 坏了 有点挤 挤 算了 哎呀 唉 哇塞 呀呀 那儿 这儿 有天
 的 地 得 了 着 过 吧 呢 啊 呀 哦 噢 嘛 哈 啦 哎 嗯 喔 哇 里 上 中 下 内 间 们 就 那 这 个 我 你 您 我们 你们 咱们 咱 一张 一幅 图 图片 图像 画面
 图画 画面里 画面上 画面中 图里 图中 图上 画里 画中 画上面 照片里 幅 张 现在 然后呢 把 将 被 以 用 样子 样 身上 头上 脖子上 头 脖子 脸 眼睛 脸上
 非常 很 特别 十分 挺 真 太 最 比较 稍微 一下 一下子 起来 出来 过来 过去 下来 上去 下去 进来 进去 看 看看 看起来 看上去 看着 瞧 像 像是 变 一样 似的
