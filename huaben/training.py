@@ -59,6 +59,10 @@ LINE_EVERY_S = 20.0
 STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum")
 
 
+MAX_THREADS = 1024
+"""More than any machine makes use of; torch ends the process when the system has no more."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig(Config):
     """How to train.
@@ -129,8 +133,10 @@ class FitConfig(Config):
         for name in ("decay_share", "lr_floor", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not in [0, 1]")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads={self.threads} is below 1", hint="leave it out to keep torch's setting")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError(
+                f"threads={self.threads}, expected 1 to {MAX_THREADS}", hint="leave it out to keep torch's setting"
+            )
 
 
 @runtime_checkable

@@ -92,6 +92,8 @@ def mine(
     _choice("--captions", captions, ("mean", "first"))
     if (features is None) == (data is None):
         raise UsageError("expected features or --data, one of them", hint="huaben clip mine FEATURES.npz --k 50")
+    if features is not None and features.resolve() == out.resolve():
+        raise UsageError(f"--out {out} is the features file itself", hint="give another file to write the pairs into")
     begun = time.perf_counter()
     skipped = 0
     if data is not None:

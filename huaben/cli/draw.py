@@ -63,12 +63,15 @@ def command(
             config=config,
             on_step=progress.step,
         )
+    new_folder = not path.parent.exists()
     write_picture(path, performance.image, picture_metadata(performance, asked_seed=asked))
     warnings = [
         *(warning.message(reply.language) for warning in reply.warnings),
         *(note.text(reply.language) for note in performance.warnings),
     ]
     seconds = time.perf_counter() - started
+    if new_folder:
+        typer.echo(tell("folder_made", folder=path.parent), err=True)
     if as_json:
         print_json(
             {

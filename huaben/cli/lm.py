@@ -253,9 +253,11 @@ def _load(model: Path, device: str, threads: int | None) -> tuple[Decoder, TextT
     from ..language.bpe import load_tokenizer
     from ..language.decoder import Decoder
     from ..pretrained import CONFIG_NAME
-    from ..training import FINAL_NAME, pick_device
+    from ..training import FINAL_NAME, MAX_THREADS, pick_device
 
     if threads is not None:
+        if not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"--threads {threads}, expected 1 to {MAX_THREADS}", hint="leave it out")
         torch.set_num_threads(threads)
     final = model / FINAL_NAME
     folder = final if (final / CONFIG_NAME).is_file() and not (model / CONFIG_NAME).is_file() else model

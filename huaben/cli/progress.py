@@ -27,8 +27,7 @@ class Steps:
 
     def __enter__(self) -> Self:
         """Begin."""
-        if self.loading:
-            self._show(tell("loading"))
+        self._show(tell("loading" if self.loading else "thinking"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -26,7 +26,7 @@ from .store import Store
 from .trust import Signer
 from .work import Crew, Order, new_session, roll
 
-MAX_ACTIVE_JOBS = 40
+MAX_ACTIVE_JOBS = 200
 EXAMPLES: tuple[tuple[str, str], ...] = (
     ("A red cat wearing a hat and a blue dog on the beach", "海滩上一只戴帽子的红猫和一只蓝狗"),
     ("A white rabbit and a yellow duck in the forest", "森林里一只白兔和一只黄鸭子"),
