@@ -217,7 +217,7 @@ def font_file() -> Path:
 def _card(folder: Path, turn: dict[str, Any]) -> str:
     """Return one turn as a list item."""
     picture = ""
-    if turn.get("image"):
+    if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
         data = base64.b64encode((folder / _plain_name(turn["image"])).read_bytes()).decode("ascii")
         alt = html.escape(" · ".join(LABELS["picture"]).format(turn=turn["turn"]))
         picture = f'<img src="data:image/png;base64,{data}" alt="{alt}">\n'

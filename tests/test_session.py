@@ -19,6 +19,7 @@ from huaben.pictures import read_metadata, read_picture
 from huaben.session import Session, read_turns, run_turn
 from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 from huaben.stations import WEIGHTS, Stations
+from huaben.storyboard import write_storyboard
 from huaben.theater.performance import PerformanceConfig
 
 CONFIG = PerformanceConfig(size=(64, 64), steps=2)
@@ -419,6 +420,7 @@ def test_a_deleted_picture_is_only_a_note_and_the_story_goes_on(tmp_path):
     with open_session(tmp_path) as session:
         assert [note.code for note in session.notices] == ["picture_missing"]
         assert run_turn(session, STORY[2]).image == "turn-0003.png"
+    assert write_storyboard(tmp_path).html.read_text(encoding="utf-8").count("<img") == 2
 
 
 @pytest.mark.parametrize(
