@@ -155,7 +155,7 @@ def contact_sheet(folder: Path, turns: Sequence[dict[str, Any]]) -> Any:
     for number, turn in enumerate(drawn):
         x = SHEET_GAP + number % columns * step_x
         y = SHEET_GAP + number // columns * step_y
-        if turn.get("image"):
+        if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
             picture = PillowImage.fromarray(read_picture(folder / _plain_name(turn["image"])))
             scale = SHEET_CELL / max(picture.size)
             size = tuple(max(1, round(side * scale)) for side in picture.size)
