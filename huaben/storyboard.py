@@ -155,7 +155,7 @@ def contact_sheet(folder: Path, turns: Sequence[dict[str, Any]]) -> Any:
     for number, turn in enumerate(drawn):
         x = SHEET_GAP + number % columns * step_x
         y = SHEET_GAP + number // columns * step_y
-        if turn.get("image"):
+        if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
             picture = PillowImage.fromarray(read_picture(folder / _plain_name(turn["image"])))
             scale = SHEET_CELL / max(picture.size)
             size = tuple(max(1, round(side * scale)) for side in picture.size)
@@ -217,7 +217,7 @@ def font_file() -> Path:
 def _card(folder: Path, turn: dict[str, Any]) -> str:
     """Return one turn as a list item."""
     picture = ""
-    if turn.get("image"):
+    if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
         data = base64.b64encode((folder / _plain_name(turn["image"])).read_bytes()).decode("ascii")
         alt = html.escape(" · ".join(LABELS["picture"]).format(turn=turn["turn"]))
         picture = f'<img src="data:image/png;base64,{data}" alt="{alt}">\n'

@@ -161,6 +161,7 @@ def mine(
 
 @app.command("finetune", help=tell("clip_finetune"))
 def finetune(
+    ctx: typer.Context,
     data: Annotated[str, typer.Argument(help=tell("clip_data"))],
     model: Annotated[str, typer.Option(help=tell("clip_model"))] = "embedded",
     pairs: Annotated[Path | None, typer.Option(help=tell("clip_pairs"))] = None,
@@ -198,6 +199,7 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Continue training; under torchrun, with all its processes."""
+    from ..files import folder_lock
     from ..recipes.distributed import fit_distributed, is_main_process, main_process_first
     from ..recipes.helip import HelipRecipe, helip_fit, retrieval_scores
     from ..recipes.views import named_augment
@@ -207,6 +209,8 @@ def finetune(
     _choice("--objective", objective, OBJECTIVES)
     variant = _margin(margin, gamma, partners)
     _check_lists_asked(partners, pairs, mine_with)
+    if is_main_process():
+        ctx.with_resource(folder_lock(out, "training"))
     _set_threads(threads)
     columns = (image_column, caption_columns, key_column, split)
     pairs_data = _open(data, *columns, quiet=not is_main_process())

@@ -38,6 +38,7 @@ Threads = Annotated[int | None, typer.Option(help=tell("lm_threads"))]
 
 @app.command("train", help=tell("lm_train"))
 def train(
+    ctx: typer.Context,
     texts: Texts,
     position: Annotated[str | None, typer.Option(help=tell("lm_position"))] = None,
     length: Annotated[int, typer.Option(help=tell("lm_length"))] = 128,
@@ -61,6 +62,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model; under torchrun, with all its processes."""
+    from ..files import folder_lock
     from ..language.corpus import corpus_from_files
     from ..recipes.distributed import fit_distributed, is_main_process, main_process_first
     from ..recipes.lm import LMRecipe, lm_fit, named_scheme
@@ -69,6 +71,8 @@ def train(
     if tokenizer not in ("bytes", "bpe"):
         raise UsageError(f"--tokenizer {tokenizer} is neither bytes nor bpe", hint="use --tokenizer bytes")
     shape = _shape(preset, config)
+    if is_main_process():
+        ctx.with_resource(folder_lock(out, "training"))
     if position is not None or config is None:
         shape = shape.replace(scheme=named_scheme(position or POSITION, train_length=length))
     with main_process_first(device):

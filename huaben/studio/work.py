@@ -151,6 +151,8 @@ def do_job(store: Store, crew: Crew, job: Job, *, should_cancel: Callable[[], bo
         HuabenError: as :func:`huaben.session.run_turn` does; the story is then as it was.
     """
     order = Order.model_validate(job.request)
+    if order.prompt and order.attempts is None:
+        order = order.model_copy(update={"attempts": 1})  # the page is no measure of a picture of other words
     story = store.story(None, job.story_id)
     parent_id = story.head_id if order.parent == "head" else order.parent
     path = store.path(parent_id)
