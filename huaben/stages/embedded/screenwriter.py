@@ -69,6 +69,7 @@ _STEPS = re.compile(
     r"(?: steps?| changes?| edits?| times?| pictures?| turns?)?"
     r"|(?:撤销|退回|返回|回退|后退|撤回|倒退)(?:最近|前|上)?(?:的)?(?P<zh>[两二三四五2345])(?:步|次|张)(?:修改|改动|操作|编辑)?"
 )
+_CHANGED_MIND = re.compile(r"^(?:(?:hmm|no|nah|oh|ugh|wait|oops|sorry) )+|^(?:不对|算了|哎呀|唉) ?")
 _CORRECTION = re.compile(
     r"(?:(?:no|nope|sorry|wait|oops|hmm|actually)[\s,.!]+)*i (?:meant|mean|was talking about|said) (?P<who>.+?)[.!\s]*"
     r"|(?:(?:不对|不是|错了|哎呀|等等|不)[\s，,。！]*)*(?:我说的是|我是说|我指的是|我的意思是)(?P<zh>.+?)[。！啊呀\s]*",
@@ -273,7 +274,7 @@ class _Reading:
 
     def _simple(self, plain: str) -> Reply | None:
         """Answer phrases that are a whole message."""
-        if plain in UNDO:
+        if plain in UNDO or _CHANGED_MIND.sub("", plain) in UNDO:
             return self._undo()
         if plain in REDO:
             return self._redo()
@@ -519,7 +520,12 @@ class _Reading:
         try:
             for clause in split_clauses(items):
                 before = len(sheet.added)
-                interpret(clause, sheet, first=not drew)
+                try:
+                    interpret(clause, sheet, first=not drew)
+                except Stuck:
+                    if any(isinstance(item, Noun) for item in clause) or self.page is not None:
+                        raise
+                    continue
                 drew = drew or sheet.fresh or len(sheet.added) > before
         except Stuck as caught:
             stuck = caught
@@ -645,10 +651,13 @@ class _Reading:
                 continue
             if isinstance(item, Token):
                 no = item.kind == "NEG" or item.text.lower() in ("forget", "skip", "忘了", "别管")
-                negated = no or (negated and item.kind in ("FUNC", "DET", "CMD"))
+                negated = no or (negated and item.kind in ("FUNC", "DET", "CMD", "UNKNOWN", "OUT"))
             kind = None
             if isinstance(item, Noun):
                 kind = self._kind_at(item.start, item.end)
+            elif item.kind in ("UNKNOWN", "OUT") and negated:
+                negated = False
+                continue
             elif item.kind in ("UNKNOWN", "OUT"):
                 kind = item.key if item.kind == "OUT" else self._unknown_word(item)
             elif item.kind == "POSE" and subject is not None and subject.species not in POSES[item.key]:
