@@ -108,7 +108,7 @@ def read_script(path: Path) -> list[Message]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise DataError(f"cannot read {path}: {reason}", hint="give a JSON-lines file") from error
     messages = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         values = _line(line, f"line {number} of {path}")
