@@ -1,4 +1,4 @@
-# make demo | test | lint | check | docs | lock | clean
+# make demo | studio | test | lint | check | docs | lock | clean
 #
 # Everything happens in .venv with the versions in constraints.txt. Variables: PYTHON (a Python 3.11 or newer),
 # VENV, TORCH_SPEC (what pip is asked for, such as torch==2.13.0+cpu), OUT (of the demo), PYTEST_ARGS.
@@ -20,10 +20,11 @@ TORCH_SPEC ?=
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt
 
-.PHONY: help demo test lint check docs lock clean
+.PHONY: help demo studio test lint check docs lock clean
 
 help:
 	@echo "make demo    play a four-turn story in two languages on the embedded models"
+	echo "make studio  open the studio in the browser"
 	echo "make test    run the tests"
 	echo "make lint    check style, types and which room imports which"
 	echo "make check   lint, then test"
@@ -71,8 +72,15 @@ demo: $(VENV)/.huaben
 	@if [ "$(OUT)" = "$(DEMO)" ]; then rm -rf "$(DEMO)"; fi
 	$(RUN)/huaben chat --demo --out "$(OUT)"
 
-test: $(VENV)/.huaben-test+hf+search+gpu+clip+ray
+studio: $(VENV)/.huaben-studio
+	@$(RUN)/huaben studio --open
+
+test: $(VENV)/.huaben-test+hf+search+gpu+clip+studio+postgres+ray
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_ARGS)
+
+# What is left out of make test because it takes longer, such as killing a story while it is written.
+test-slow: $(VENV)/.huaben-test+hf+search+gpu+clip+studio+postgres+ray
+	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_ARGS) --slow -m slow
 
 lint: $(VENV)/.huaben-lint
 	@$(RUN)/ruff check .

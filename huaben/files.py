@@ -117,7 +117,37 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[None]:
             raise StoreError(
                 f"{folder} is in use by another {purpose}", hint="close the other one, or use another folder"
             )
-        yield
+        with _held_folder(folder) as alone:
+            if not alone:
+                raise StoreError(
+                    f"{folder} is in use by another {purpose}", hint="close the other one, or use another folder"
+                )
+            yield
+
+
+@contextmanager
+def _held_folder(folder: Path) -> Iterator[bool]:
+    """Lock the folder itself where the system can, so that a deleted ``.lock`` lets nobody in; False if it is held."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield True
+        return
+    try:
+        try:
+            alone = _lock(descriptor)
+        except OSError:  # a file system without locks on folders
+            alone = True
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
+def sweep_parts(*folders: Path) -> None:
+    """Remove what killed writes of :func:`replacing` left; only for whoever holds the folders."""
+    for folder in folders:
+        for path in folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
 
 
 def _lock(descriptor: int) -> bool:

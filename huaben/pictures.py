@@ -142,8 +142,12 @@ def decode_picture(data: bytes, name: str = "picture", *, max_side: int | None =
                 if max_side is not None:
                     picture.draft("RGB", (max_side, max_side))
                 upright = ImageOps.exif_transpose(picture)
-                rgba = upright.convert("RGBA")
-    except (UnidentifiedImageError, PillowImage.DecompressionBombError) as error:
+                rgba = _eight_bits(upright).convert("RGBA")
+    except PillowImage.DecompressionBombError as error:
+        raise DataError(
+            f"{name} has more than the 40 million pixels that are read", hint="save a smaller copy"
+        ) from error
+    except UnidentifiedImageError as error:
         raise DataError(f"{name} is not a PNG, JPEG or WebP picture", hint="convert it to PNG first") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DataError(f"{name} is damaged: {error}", hint="save it again, or use another picture") from error
@@ -151,3 +155,11 @@ def decode_picture(data: bytes, name: str = "picture", *, max_side: int | None =
         rgba.thumbnail((max_side, max_side), PillowImage.Resampling.LANCZOS)
     white = PillowImage.new("RGBA", rgba.size, (255, 255, 255, 255))
     return np.asarray(PillowImage.alpha_composite(white, rgba).convert("RGB")).copy()
+
+
+def _eight_bits(picture: PillowImage.Image) -> PillowImage.Image:
+    """Return grey of 16 bits as its upper 8, where Pillow's own conversion clips at 255; other modes as they are."""
+    if picture.mode != "I" and not picture.mode.startswith("I;16"):
+        return picture
+    values = np.clip(np.asarray(picture).astype(np.int64) >> 8, 0, 255)
+    return PillowImage.fromarray(values.astype(np.uint8))

@@ -31,7 +31,7 @@ import numpy.typing as npt
 from .config import Config
 from .dialogue.message import Conversation, Message, Reply, clean_text, detect_language
 from .errors import ConfigError, StoreError
-from .files import append_line, folder_lock, write_bytes
+from .files import append_line, folder_lock, sweep_parts, write_bytes
 from .notices import Notice, notice
 from .pictures import png_bytes, read_picture
 from .promptbook.book import Page
@@ -45,7 +45,7 @@ from .world.scene import MAX_CHARACTERS
 from .world.vocabulary import BACKGROUNDS, STYLES, Language, term
 
 if TYPE_CHECKING:
-    from .diffusion.pipeline import Progress, ShouldCancel
+    from .painting import Progress, ShouldCancel
 
 FORMAT_VERSION = 1
 TURNS_NAME = "turns.jsonl"
@@ -203,8 +203,10 @@ class Session:
             raise StoreError(f"{folder} has no session", hint="check the path, or leave create out to begin one")
         with ExitStack() as lock:
             lock.enter_context(folder_lock(folder, "huaben"))
+            sweep_parts(folder, folder / "state", folder / "cast")
             settings = _open_settings(folder, seed, config)
             turns, notices = _recover_turns(folder)
+            _refuse_lost_turns(folder, len(turns))
             memory, unreadable = _open_memory(folder, len(turns))
             notices += unreadable
             return cls(folder, settings, stations or Stations(), turns, memory, notices, lock.pop_all())
@@ -335,18 +337,43 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def _refuse_lost_turns(folder: Path, turns: int) -> None:
+    """Raise StoreError if states of later turns lie there than ``turns.jsonl`` has: they would be overwritten.
+
+    The files of one more turn are what a killed process leaves; they are written again.
+    """
+    numbers = [int(path.stem) for path in (folder / "state").glob("*.json") if path.stem.isdecimal()]
+    if max(numbers, default=0) > turns + 1:
+        raise StoreError(
+            f"{folder / TURNS_NAME} has {turns} turns, but the state of turn {max(numbers)} is there",
+            hint="restore the file from a copy, or use another folder",
+        )
+
+
 def _open_memory(folder: Path, turns: int) -> tuple[_Memory, tuple[Notice, ...]]:
     """Read what was remembered after the last turn."""
     if not turns:
         return _Memory(), ()
     path = _state_path(folder, turns)
     values = _read_json(path)
+    if values.get("format_version") != FORMAT_VERSION:
+        raise StoreError(f"{path} is of another format version", hint="open it with the huaben that wrote it")
+    hint = "restore the session folder from a copy"
+    if values.get("turn") != turns:
+        raise StoreError(f"{path} is the state of turn {values.get('turn')!r}, expected turn {turns}", hint=hint)
     try:
         conversation = Conversation.from_dict(values["conversation"])
         pictures = tuple((int(page), str(name)) for page, name in values["pictures"])
         cast, notices = Cast.load(folder / "cast", values["cast"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} cannot be used: {error}", hint="restore the session folder from a copy") from error
+        raise StoreError(f"{path} cannot be used: {error}", hint=hint) from error
+    remembered, pages = conversation.memory, len(conversation.book.pages)
+    named = {*remembered.trail, *remembered.undone, *remembered.drawn, *(page for page, _ in pictures)}
+    beyond = sorted(page for page in named if not 0 <= page < pages)
+    if beyond:
+        raise StoreError(f"{path} names page {beyond[0]} of a book with {pages} pages", hint=hint)
+    missing = sorted({name for _, name in pictures if not (folder / Path(name).name).is_file()})
+    notices += tuple(notice("picture_missing", name=name) for name in missing)
     return _Memory(conversation=conversation, cast=cast, pictures=pictures), notices
 
 
@@ -537,9 +564,10 @@ def _store(session: Session, draft: _Draft) -> Turn:
         written.append(_state_path(folder, draft.number))
         write_bytes(written[-1], (json.dumps(state, ensure_ascii=False) + "\n").encode("utf-8"))
         append_line(folder / TURNS_NAME, json.dumps(turn.to_dict(), ensure_ascii=False))
-    except StoreError:
+    except BaseException:
         for path in written:
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
         raise
     session.turns = (*session.turns, turn)
     session._memory = draft.memory

@@ -14,7 +14,7 @@ from .errors import CheckpointError
 from .theater.performance import Reader
 
 if TYPE_CHECKING:
-    from .diffusion.pipeline import Painter
+    from .painting import Painter
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 

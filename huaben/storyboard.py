@@ -1,8 +1,8 @@
 """A conversation as one page and one picture, from the files of a session folder.
 
 ``storyboard.html`` is a single file with its pictures inside, readable on a phone and at a desk, light and dark.
-``storyboard.png`` is a contact sheet. Chinese captions on the sheet need a font that has the characters; where none is
-found they are left out there (the HTML has them), never drawn as empty boxes.
+``storyboard.png`` is a contact sheet. Its captions are drawn with a font that comes with huaben; a character that it does
+not have is drawn with a font of the system, and as 〓 where there is none.
 """
 
 from __future__ import annotations
@@ -43,10 +43,6 @@ LABELS: dict[str, tuple[str, str]] = {
     "ask": ("question", "询问"),
     "refuse": ("declined", "婉拒"),
     "picture": ("Picture of turn {turn}", "第 {turn} 回合的画"),
-    "no_captions": (
-        "The contact sheet has no Chinese captions: no font with Chinese characters was found on this computer.",
-        "联系表里没有中文说明：这台电脑上没有找到含中文的字体。",
-    ),
 }
 
 _STYLE = """
@@ -75,6 +71,7 @@ dl { margin: 0; } dt { font-weight: 600; margin-top: 0.3rem; } dd { margin: 0; }
 """
 
 SHEET_CELL, SHEET_CAPTION, SHEET_GAP = 256, 64, 12
+
 
 _FONTS = (
     "wqy-microhei.ttc",
@@ -108,11 +105,10 @@ _FONT_FOLDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Storyboard:
-    """The two files, and whether a caption had to be left out of the sheet."""
+    """The two files."""
 
     html: Path
     sheet: Path
-    captions_left_out: bool
 
 
 def write_storyboard(folder: str | Path) -> Storyboard:
@@ -126,16 +122,14 @@ def write_storyboard(folder: str | Path) -> Storyboard:
     turns = read_turns(folder)
     if not turns:
         raise DataError(f"{folder} has no turns yet", hint="say something first: huaben chat --out DIR")
-    sheet, left_out = contact_sheet(folder, turns)
-    write_bytes(folder / SHEET_NAME, png_bytes(sheet))
-    write_bytes(folder / HTML_NAME, page_html(folder, turns, captions_left_out=left_out).encode("utf-8"))
-    return Storyboard(folder / HTML_NAME, folder / SHEET_NAME, left_out)
+    write_bytes(folder / SHEET_NAME, png_bytes(contact_sheet(folder, turns)))
+    write_bytes(folder / HTML_NAME, page_html(folder, turns).encode("utf-8"))
+    return Storyboard(folder / HTML_NAME, folder / SHEET_NAME)
 
 
-def page_html(folder: Path, turns: Sequence[dict[str, Any]], *, captions_left_out: bool = False) -> str:
+def page_html(folder: Path, turns: Sequence[dict[str, Any]]) -> str:
     """Return the self-contained page; every text of the conversation is escaped."""
     cards = "\n".join(_card(folder, turn) for turn in turns)
-    note = f'<p class="note">{_label("no_captions", " ")}</p>' if captions_left_out else ""
     english, chinese = LABELS["title"]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -143,13 +137,13 @@ def page_html(folder: Path, turns: Sequence[dict[str, Any]], *, captions_left_ou
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         f"<title>{english} · {chinese}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f'<header><h1>{english}<span lang="zh">{chinese}</span></h1>{note}</header>\n'
+        f'<header><h1>{english}<span lang="zh">{chinese}</span></h1></header>\n'
         f"<main><ol>\n{cards}\n</ol></main>\n</body>\n</html>\n"
     )
 
 
-def contact_sheet(folder: Path, turns: Sequence[dict[str, Any]]) -> tuple[Any, bool]:
-    """Return uint8 (H, W, 3) with every drawn picture and its caption, and whether a caption was left out."""
+def contact_sheet(folder: Path, turns: Sequence[dict[str, Any]]) -> Any:
+    """Return uint8 (H, W, 3) with every drawn picture and its caption."""
     import numpy as np
 
     drawn = [turn for turn in turns if turn.get("image")] or list(turns[:1])
@@ -158,36 +152,50 @@ def contact_sheet(folder: Path, turns: Sequence[dict[str, Any]]) -> tuple[Any, b
     step_x, step_y = SHEET_CELL + SHEET_GAP, SHEET_CELL + SHEET_CAPTION + SHEET_GAP
     sheet = PillowImage.new("RGB", (columns * step_x + SHEET_GAP, rows * step_y + SHEET_GAP), (247, 241, 227))
     pen = ImageDraw.Draw(sheet)
-    left_out = False
     for number, turn in enumerate(drawn):
         x = SHEET_GAP + number % columns * step_x
         y = SHEET_GAP + number // columns * step_y
-        if turn.get("image"):
+        if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
             picture = PillowImage.fromarray(read_picture(folder / _plain_name(turn["image"])))
             scale = SHEET_CELL / max(picture.size)
             size = tuple(max(1, round(side * scale)) for side in picture.size)
             picture = picture.resize((size[0], size[1]), PillowImage.Resampling.LANCZOS)
             sheet.paste(picture, (x + (SHEET_CELL - size[0]) // 2, y + (SHEET_CELL - size[1]) // 2))
         caption = f"{turn['turn']}. {turn.get('message') or turn.get('reply', '')}"
-        font = caption_font(caption)
-        if font is None:
-            left_out = True
-            caption, font = f"{turn['turn']}.", ImageFont.load_default(15)
+        caption, font = readable(caption)
         pen.multiline_text((x, y + SHEET_CELL + 4), _wrap(caption, font, SHEET_CELL), (42, 33, 28), font, spacing=3)
-    return np.asarray(sheet), left_out
+    return np.asarray(sheet)
 
 
-def caption_font(text: str) -> Any | None:
-    """Return a font that has every character of ``text``: Pillow's own for Latin, else a system font, else None."""
-    own = ImageFont.load_default(15)
-    if all(ord(character) < 0x250 for character in text):
-        return own
-    path = chinese_font()
-    return ImageFont.truetype(path, 15) if path is not None else None
+MISSING = "〓"
+"""The geta mark, which stands for a character that a printer's case does not hold."""
+
+
+def readable(text: str) -> tuple[str, Any]:
+    """Return a caption and a font that has all of it: huaben's own, else one of the system, else 〓 for what lacks."""
+    own = _font(str(font_file()))
+    lacking = {character for character in text if not _has(own, character)}
+    if not lacking:
+        return text, own
+    path = system_font()
+    if path is not None:
+        return text, _font(path)
+    return "".join(MISSING if character in lacking else character for character in text), own
+
+
+@lru_cache(maxsize=4)
+def _font(path: str) -> Any:
+    return ImageFont.truetype(path, 15)
+
+
+@lru_cache(maxsize=8192)
+def _has(font: Any, character: str) -> bool:
+    """Return whether a font has a glyph; one it lacks looks like any other it lacks."""
+    return character.isspace() or bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff"))
 
 
 @lru_cache(maxsize=1)
-def chinese_font() -> str | None:
+def system_font() -> str | None:
     """Return the file of a font with Chinese characters: HUABEN_FONT, or one that the system has."""
     wanted = os.environ.get("HUABEN_FONT")
     if wanted and Path(wanted).is_file():
@@ -201,10 +209,15 @@ def chinese_font() -> str | None:
     return next((found[name] for name in _FONTS if name in found), None)
 
 
+def font_file() -> Path:
+    """Return the package's own font: Latin and the common Chinese characters."""
+    return Path(__file__).parent / "fonts" / "huaben-cjk.ttf"
+
+
 def _card(folder: Path, turn: dict[str, Any]) -> str:
     """Return one turn as a list item."""
     picture = ""
-    if turn.get("image"):
+    if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
         data = base64.b64encode((folder / _plain_name(turn["image"])).read_bytes()).decode("ascii")
         alt = html.escape(" · ".join(LABELS["picture"]).format(turn=turn["turn"]))
         picture = f'<img src="data:image/png;base64,{data}" alt="{alt}">\n'

@@ -59,6 +59,10 @@ LINE_EVERY_S = 20.0
 STATE_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum")
 
 
+MAX_THREADS = 1024
+"""More than any machine makes use of; torch ends the process when the system has no more."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitConfig(Config):
     """How to train.
@@ -74,7 +78,7 @@ class FitConfig(Config):
         warmup_steps: steps of linear climb.
         grad_clip: largest gradient norm; 0 does not clip.
         ema_decay: of the averaged weights; smaller in the first steps, ``(1 + n) / (10 + n)``.
-        bf16: compute the loss under bfloat16 autocast; weights stay fp32.
+        bf16: compute the loss under bfloat16 autocast where that is faster (:func:`has_fast_bf16`); weights stay fp32.
         decay: shape of the fall.
         decay_share: share of the run it takes.
         lr_floor: where it ends, as a share of ``learning_rate``.
@@ -129,8 +133,10 @@ class FitConfig(Config):
         for name in ("decay_share", "lr_floor", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not in [0, 1]")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads={self.threads} is below 1", hint="leave it out to keep torch's setting")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError(
+                f"threads={self.threads}, expected 1 to {MAX_THREADS}", hint="leave it out to keep torch's setting"
+            )
 
 
 @runtime_checkable
@@ -342,6 +348,17 @@ def fit(
         return run.finish()
 
 
+def has_fast_bf16(device: torch.device) -> bool:
+    """Return whether bfloat16 is faster than fp32: on GPUs, and on processors that multiply it themselves.
+
+    Elsewhere it is emulated, and a step takes eight times as long.
+    """
+    if device.type != "cpu":
+        return True
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
 def pick_device(device: str | torch.device) -> torch.device:
     """Return a usable device; ``"auto"`` is the first GPU, or the CPU.
 
@@ -373,6 +390,7 @@ class _Run:
         progress: bool,
     ) -> None:
         self.recipe, self.config, self.out_dir, self.device = recipe, config, out_dir, device
+        self.bf16 = config.bf16 and has_fast_bf16(device)
         self.stop, self.on_event = stop, on_event
         self.show: _Show = _Show(recipe.name) if progress else _Silent(recipe.name)
         torch.manual_seed(stream_seed(config.seed, "fit", recipe.name))
@@ -472,7 +490,7 @@ class _Run:
         factor = lr_factor(self.config, self.step, start=self.start, total=self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             terms = self.recipe.loss(self.model, batch)
         if "loss" not in terms:
             raise ConfigError(f"recipe {self.recipe.name!r} returned {sorted(terms)}, expected a term 'loss'")

@@ -1,12 +1,15 @@
 """Picture files: labels that survive, limits that hold."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import Image as PillowImage
 
 from huaben import pictures
 from huaben.errors import DataError
-from huaben.pictures import infotext, read_metadata, read_picture, write_picture
+from huaben.pictures import decode_picture, infotext, read_metadata, read_picture, write_picture
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -53,3 +56,11 @@ def test_too_many_bytes_or_pixels_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 100)
     with pytest.raises(DataError, match="20 MB"):
         read_picture(tmp_path / "a.png")
+
+
+def test_sixteen_bit_grey_keeps_its_256_levels():
+    ramp = np.linspace(0, 65535, 16 * 256).astype(np.uint16).reshape(16, 256)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(ramp).save(buffer, "PNG")
+    found = decode_picture(buffer.getvalue())
+    assert np.array_equal(found, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, axis=2))

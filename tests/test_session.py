@@ -19,6 +19,7 @@ from huaben.pictures import read_metadata, read_picture
 from huaben.session import Session, read_turns, run_turn
 from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 from huaben.stations import WEIGHTS, Stations
+from huaben.storyboard import write_storyboard
 from huaben.theater.performance import PerformanceConfig
 
 CONFIG = PerformanceConfig(size=(64, 64), steps=2)
@@ -33,6 +34,8 @@ STORY = [
 
 class Broken:
     """A painter that fails in a chosen way."""
+
+    limits = RendererPainter.limits
 
     def __init__(self, error):
         self.error = error
@@ -407,5 +410,59 @@ def test_the_shipped_painter_plays_a_turn(tmp_path):
     with Session.open(tmp_path, seed=1, config=config) as session:
         turn = run_turn(session, STORY[0])
         run_turn(session, STORY[1])
-    assert read_picture(tmp_path / turn.image).shape == (128, 128, 3)
+    assert read_picture(tmp_path / turn.image).shape == (256, 256, 3)
     assert len(read_metadata(tmp_path / turn.image)["model"]) == 10
+
+
+def test_a_deleted_picture_is_only_a_note_and_the_story_goes_on(tmp_path):
+    play(tmp_path, STORY[:2])
+    (tmp_path / "turn-0001.png").unlink()
+    with open_session(tmp_path) as session:
+        assert [note.code for note in session.notices] == ["picture_missing"]
+        assert run_turn(session, STORY[2]).image == "turn-0003.png"
+    assert write_storyboard(tmp_path).html.read_text(encoding="utf-8").count("<img") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format_version": 99}, "format version"),
+        ({"turn": 1}, "state of turn 1, expected turn 2"),
+        ({"pictures": [[7, "turn-0001.png"]]}, "names page 7"),
+    ],
+)
+def test_a_state_that_does_not_belong_there_is_refused(tmp_path, change, words):
+    play(tmp_path, STORY[:2])
+    path = tmp_path / "state" / "0002.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(StoreError, match=words) as caught:
+        open_session(tmp_path)
+    assert caught.value.hint
+
+
+def test_a_lost_list_of_turns_is_not_taken_for_a_new_story(tmp_path):
+    play(tmp_path, STORY[:2])
+    (tmp_path / "turns.jsonl").unlink()
+    before = folder_state(tmp_path)
+    with pytest.raises(StoreError, match="state of turn 2"):
+        open_session(tmp_path)
+    assert folder_state(tmp_path) == before
+
+
+def test_a_folder_where_the_picture_should_go_leaves_no_turn(tmp_path):
+    play(tmp_path, STORY[:1])
+    (tmp_path / "turn-0002.png").mkdir()
+    with open_session(tmp_path) as session:
+        with pytest.raises(StoreError):
+            run_turn(session, STORY[1])
+        assert len(session.turns) == 1
+
+
+def test_a_deleted_lock_lets_nobody_in_and_parts_are_swept(tmp_path):
+    with open_session(tmp_path):
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(StoreError, match="in use"):
+            open_session(tmp_path)
+    (tmp_path / ".turn-0001.png.x.part").write_bytes(b"half")
+    open_session(tmp_path).close()
+    assert not list(tmp_path.glob(".*.part"))

@@ -4,14 +4,14 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 from huaben import storyboard
 from huaben.errors import DataError
 from huaben.session import Session, run_turn
 from huaben.stages.embedded.oracle import RendererPainter
 from huaben.stations import Stations
-from huaben.storyboard import caption_font, write_storyboard
+from huaben.storyboard import write_storyboard
 from huaben.theater.performance import PerformanceConfig
 
 
@@ -52,19 +52,22 @@ def test_sheet_shows_every_picture(folder):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
 
-def test_chinese_captions_are_left_out_where_no_font_has_them(folder, monkeypatch):
-    monkeypatch.setattr(storyboard, "chinese_font", lambda: None)
-    board = write_storyboard(folder)
-    assert board.captions_left_out
-    assert "没有找到含中文的字体" in board.html.read_text(encoding="utf-8")
-    assert caption_font("1. 猫") is None
-    assert isinstance(caption_font("1. cat"), ImageFont.FreeTypeFont)
+def test_chinese_captions_are_drawn_without_any_system_font(folder, monkeypatch):
+    monkeypatch.setattr(storyboard, "system_font", lambda: None)
+    text, font = storyboard.readable("1. 画一只戴眼镜的鲸鱼，在海里。")
+    assert text == "1. 画一只戴眼镜的鲸鱼，在海里。"
+    marks = {bytes(font.getmask(character)) for character in "画只戴眼镜鲸鱼海"}
+    assert len(marks) == 8  # every character has its own glyph, none is the empty box
 
 
-def test_latin_captions_need_no_font(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr(storyboard, "chinese_font", lambda: None)
-    turns = [turn for turn in storyboard.read_turns(folder) if turn["turn"] == 1]
-    assert storyboard.contact_sheet(folder, turns)[1] is False
+def test_a_character_that_no_font_has_is_a_geta_mark(monkeypatch):
+    monkeypatch.setattr(storyboard, "system_font", lambda: None)
+    assert storyboard.readable("猫\U0002a6a5狗")[0] == "猫〓狗"
+
+
+def test_a_system_font_is_asked_for_what_the_shipped_one_lacks(monkeypatch):
+    monkeypatch.setattr(storyboard, "system_font", lambda: str(storyboard.font_file()))
+    assert storyboard.readable("猫\U0002a6a5")[0] == "猫\U0002a6a5"
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -73,7 +76,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_long_captions_are_wrapped_and_cut():
-    font = ImageFont.load_default(15)
+    font = storyboard._font(str(storyboard.font_file()))
     text = storyboard._wrap("word " * 60 + "猫" * 60, font, 120)
     lines = text.split("\n")
     assert len(lines) == 3

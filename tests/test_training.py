@@ -376,3 +376,12 @@ def test_impossible_lengths_and_devices_are_refused(tmp_path: Path, options: dic
 def test_impossible_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         FitConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("found", "fast"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({"avx2": True}, False)]
+)
+def test_bf16_is_used_on_processors_that_have_it(monkeypatch, found, fast):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    assert training.has_fast_bf16(torch.device("cpu")) is fast
+    assert training.has_fast_bf16(torch.device("cuda"))

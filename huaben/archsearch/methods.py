@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from .base import SearchSpace
 from .baselines import FlopsRanker, OptunaTPE, RandomSearch, RegularisedEvolution, ScoreRanker, SourceRanker
+from .candidates import Candidates
 from .regressor import GCNRegressor
 from .search import ArchGraph
 from .searcher import Searcher, read_manifest
@@ -56,6 +57,7 @@ def make_search(
     sources: Sequence[TaskTable] = (),
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
+    candidates: Candidates | None = None,
 ) -> Searcher:
     """Return a new search.
 
@@ -64,6 +66,7 @@ def make_search(
         space, task, seed: as for every searcher.
         sources: for the methods that learn from other tasks; an error for those that do not.
         settings: of the method's config, nested.
+        candidates: what may be proposed; the whole space by default.
 
     Raises:
         ConfigError: for an unknown method or setting, or sources that the method does not use.
@@ -75,11 +78,18 @@ def make_search(
     kind, own = METHODS[method]
     config = kind.config_class.from_dict(_nested(kind.config_class().to_dict(), {**own, **(settings or {})}))
     extra: dict[str, Any] = {}
-    if issubclass(kind, SourceRanker) or (issubclass(kind, ArchGraph) and getattr(config, "variant", "") != "single"):
+    if uses_sources(method, settings):
         extra["sources"] = tuple(sources)
     elif sources:
         raise ConfigError(f"method {method!r} uses no sources", hint="leave them out, or use method 'full'")
-    return kind(space, task, config=config, seed=seed, **extra)
+    return kind(space, task, config=config, seed=seed, candidates=candidates, **extra)
+
+
+def uses_sources(method: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Return whether a method of :data:`METHODS`, with these settings, learns from other tasks."""
+    kind, own = METHODS.get(method, (Searcher, {}))
+    variant = {**own, **(settings or {})}.get("variant")
+    return issubclass(kind, SourceRanker) or (issubclass(kind, ArchGraph) and variant != "single")
 
 
 def load_search(folder: str | Path, *, space: SearchSpace | None = None) -> Searcher:

@@ -12,7 +12,7 @@ from .base import Arch, SearchSpace
 from .benchmark_files import read_nasbench201, read_transnas_pth
 from .task import TRANSNAS_TASKS, Direction, TaskSpec, TaskTable
 
-__all__ = ["FEATURES", "read_csv", "read_nasbench201", "read_transnas_pth"]
+__all__ = ["FEATURES", "read_csv", "read_header", "read_nasbench201", "read_transnas_pth"]
 
 FEATURES = ("params", "flops")
 """Columns that describe an architecture and are not tasks."""
@@ -85,6 +85,22 @@ def read_csv(
         )
         for name in wanted
     }
+
+
+def read_header(path: str | Path) -> list[str]:
+    """Return the columns of a table that :func:`read_csv` reads.
+
+    Raises:
+        DataError: for an unreadable file, or one without a column of architectures.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = [name.strip() for name in next(csv.reader(file), [])]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {error}", hint="give a UTF-8 CSV with a header") from error
+    _check_header(header, path)
+    return header
 
 
 def _check_header(header: list[str], path: Path) -> None:

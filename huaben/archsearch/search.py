@@ -410,6 +410,11 @@ class ArchGraph(Searcher):
         if self.folder is not None:
             model.save(self.folder / f"model_{self.log.rounds:03d}")
 
+    def _restrict(self, archs: Sequence[Arch]) -> None:
+        super()._restrict(archs)
+        if self.features:
+            self.candidates = self.candidates.with_features(log_features(self.features))
+
     def _save_state(self, folder: Path) -> None:
         if self.candidates.features is not None and not self.features:
             raise ConfigError("features given with the candidates are not saved", hint="give them as features=…")

@@ -42,6 +42,8 @@ from .task import TaskSpec
 from .trials import OUTCOMES, State, Trial, TrialLog, round_event, usable
 
 MANIFEST_NAME = "search.json"
+CANDIDATES_NAME = "candidates.json"
+"""Present where only given architectures may be proposed: their choices."""
 FORMAT_VERSION = 1
 
 Proposal = tuple[Arch, str]
@@ -404,9 +406,10 @@ class Searcher(ABC):
             manifest = folder / MANIFEST_NAME
             if folder != self.folder and manifest.exists():
                 raise DataError(f"{folder} holds a search already", hint="load it, or choose another folder")
-            if self.candidates.given:
-                raise ConfigError("a search among given architectures is not saved", hint="search the whole space")
             self._save_state(folder)
+            if self.candidates.given:
+                given = json.dumps([list(arch) for arch in self.candidates.archs])
+                write_bytes(folder / CANDIDATES_NAME, given.encode("ascii"))
             self.log.attach(folder)
             values = {
                 "format": "huaben search",
@@ -438,6 +441,8 @@ class Searcher(ABC):
         if values["method"] != cls.method:
             raise CheckpointError(f"{folder} is a {values['method']!r} search, expected {cls.method!r}")
         search = cls._restore(folder, values, space or load_space(values["space"]))
+        if (folder / CANDIDATES_NAME).is_file():
+            search._restrict(_read_candidates(folder / CANDIDATES_NAME))
         if search.log.replay(folder / "trials.jsonl"):
             search.note(f"the last line of {folder / 'trials.jsonl'} was incomplete and was removed")
         search.folder = folder
@@ -448,6 +453,10 @@ class Searcher(ABC):
         """Build the searcher without its log; subclasses that keep more read it here."""
         task = TaskSpec.from_dict(values["task"])
         return cls(space, task, config=cls.config_class.from_dict(values["config"]), seed=values["seed"])
+
+    def _restrict(self, archs: Sequence[Arch]) -> None:
+        """Propose only these architectures."""
+        self.candidates = Candidates(self.space, pool_size=self.config.pool_size, seed=self.seed, archs=archs)
 
     def _save_state(self, folder: Path) -> None:  # noqa: B027 - nothing more to keep is a proper answer
         """Write what the constructor needs besides the manifest."""
@@ -486,6 +495,14 @@ class Searcher(ABC):
             return work()
         finally:
             self.cpu_seconds += time.process_time() - started
+
+
+def _read_candidates(path: Path) -> list[Arch]:
+    """Return the architectures that a search is restricted to."""
+    try:
+        return [tuple(int(choice) for choice in arch) for arch in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", hint="restore it from a copy") from error
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

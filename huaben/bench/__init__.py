@@ -16,6 +16,8 @@ BENCHES: dict[str, str] = {
     "conversations": "scripted four-turn conversations: the right page after every turn",
     "detector": "how well pictures are read back: the instrument behind every other score",
     "painter": "species, colour and place of every character asked for: fresh, composed and reworded prompts",
+    "labels": "does the detector agree with people about which painted characters can be recognised?",
+    "pages": "two dozen fixed pages as a user sees them: the sheet, and what the detector reads on it",
     "story": "the same individual over a four-turn story, against the same seeds without references",
     "world_speed": "scenes of the embedded world a second on one core",
     "draw_speed": "seconds and memory of one picture, warm and from a cold start",

@@ -22,8 +22,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "held-out combinations": {"split": "composition"},
     "four characters": {"num_characters": 4},
     "no characters": {"num_characters": 0},
-    "96x160": {"size": (96, 160)},
-    "256x256": {"size": 256},
+    "192x320": {"size": (192, 320)},
+    "128x128": {"size": 128},
+    "512x512": {"size": 512},
 }
 """Clean pictures of other kinds than the usual."""
 

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..diffusion.pipeline import CharacterRequest, Painter, PaintRequest, Progress
 from ..errors import CheckpointError, ConfigError, GenerationError
+from ..painting import PaintCharacter, Painter, PaintRequest, Progress
 from ..stations import load_painter
 
 PROMPT = "a red cat with a hat on the beach"
@@ -56,7 +56,7 @@ def run(
     cold_repeats: int = 3,
     threads: Sequence[int] = (2, 1),
     steps: int = 20,
-    size: int = 128,
+    size: int = 256,
     model: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def timing(values: Sequence[float], digits: int = 4) -> dict[str, Any]:
 
 def _request(steps: int, size: int, seed: int) -> PaintRequest:
     """Return the picture that is timed: one character in a box."""
-    who = CharacterRequest(id="1", phrase=PHRASE, box=BOX)
+    who = PaintCharacter(id="1", phrase=PHRASE, box=BOX)
     return PaintRequest(prompt=PROMPT, size=(size, size), seed=seed, steps=steps, characters=(who,))
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.pipeline import Painter, PaintRequest
 from ..errors import GenerationError
+from ..painting import Painter, PaintRequest
 from ..promptbook.book import Character, Page, sorted_attributes
 from ..rng import numpy_stream, stream_seed
 from ..stations import load_detector, load_painter
@@ -83,7 +83,7 @@ def run(
     steps: int = 20,
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
-    size: int = 128,
+    size: int = 256,
 ) -> dict[str, Any]:
     """Measure the painter of a pipeline.
 
@@ -117,7 +117,7 @@ def measure(
     steps: int = 20,
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
-    size: int = 128,
+    size: int = 256,
     numbers: Sequence[int] = (1, 2, 3),
     arms: Sequence[Arm] = ARMS,
 ) -> dict[str, Any]:
@@ -232,6 +232,10 @@ def score(reading: Any, wanted: Sequence[Character], tolerance: float) -> dict[s
         "species": share(lambda finding: finding.seen is not None and finding.species_right),
         "placed": share(lambda finding: finding.seen is not None and finding.place_right),
         "right": share(lambda finding: finding.right),
+        "accessory": share(lambda finding: finding.seen is not None and finding.accessory_right),
+        "expression": share(lambda finding: finding.seen is not None and finding.expression_right),
+        "facing": share(lambda finding: finding.seen is not None and finding.facing_right),
+        "all_attributes": share(lambda finding: finding.all_right),
         "whole_picture": float(all(finding.right for finding in findings) and extra == 0),
     }
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..diffusion.pipeline import Painter
+from ..painting import Painter
 from ..promptbook.book import Character, Page, sorted_attributes
 from ..rng import numpy_stream, stream_seed
 from ..stages.embedded.oracle import RendererPainter
@@ -59,7 +59,7 @@ def run(
     guidance_scale: float = 3.0,
     guidance: Guidance = "set_in",
     guided_fraction: float = GUIDED_FRACTION,
-    size: int = 128,
+    size: int = 256,
     ceiling: bool = True,
 ) -> dict[str, Any]:
     """Measure identity with a pipeline's painter.

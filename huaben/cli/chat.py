@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..session import Event, Session, Turn
 
 DEMO = Path(__file__).with_name("demo.jsonl")
+LEAVE = ("/quit", "/exit", "/q", "/bye", "quit", "exit", "q", "bye", "退出", "再见")
 DEFAULT_FOLDER = Path("huaben-story")
 
 
@@ -31,7 +32,7 @@ def command(
     out: Annotated[Path | None, typer.Option(help=tell("chat_out"))] = None,
     demo: Annotated[bool, typer.Option("--demo", help=tell("chat_demo"))] = False,
     seed: Annotated[int | None, typer.Option(help=tell("chat_seed"))] = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "128x128",
+    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "256x256",
     steps: Annotated[int, typer.Option(help=tell("steps"))] = 20,
     attempts: Annotated[int, typer.Option(help=tell("draw_attempts"))] = 3,
     model: Annotated[Path | None, typer.Option(help=tell("draw_model"))] = None,
@@ -40,6 +41,9 @@ def command(
     """Talk, or play a script."""
     if demo and script is not None:
         raise UsageError("--demo and --script were both given", hint="use one of them")
+    if steps < 1 or attempts < 1:
+        name, value = ("steps", steps) if steps < 1 else ("attempts", attempts)
+        raise UsageError(f"--{name} {value} is below 1", hint=f"use --{name} {20 if name == 'steps' else 3}")
     path = DEMO if demo else script
     messages = None if path is None else read_script(path)
 
@@ -55,20 +59,36 @@ def command(
         for note in session.notices:
             _note(note.text(_shown_language()))
         screen = Screen(session, quiet=as_json)
-        if messages is not None:
-            if before:
-                typer.echo(tell("continued", folder=folder, turns=before), err=True)
-            for message in messages:
-                screen.say(message)
-        else:
-            _talk(screen, before)
-        turns = [turn.to_dict() for turn in session.turns[before:]]
-        board = write_storyboard(folder) if session.turns else None
-    if board is not None:
-        typer.echo(tell("storyboard", html=board.html, sheet=board.sheet), err=True)
-    if as_json:
-        files = None if board is None else {"html": str(board.html), "png": str(board.sheet)}
-        print_json({"folder": str(folder), "seed": session.config.seed, "turns": turns, "storyboard": files})
+        played = 0 if messages is None else _already_played(folder, messages)
+        try:
+            if messages is not None:
+                if before:
+                    typer.echo(tell("continued", folder=folder, turns=before, played=played), err=True)
+                for message in messages[played:]:
+                    screen.say(message)
+            else:
+                _talk(screen, before)
+        finally:  # what is finished is shown, whatever happened after it
+            turns = [turn.to_dict() for turn in session.turns[before - played :]]
+            board = write_storyboard(folder) if session.turns else None
+            if board is not None:
+                typer.echo(tell("storyboard", html=board.html, sheet=board.sheet), err=True)
+            if as_json and (turns or sys.exc_info()[0] is None):
+                files = None if board is None else {"html": str(board.html), "png": str(board.sheet)}
+                print_json({"folder": str(folder), "seed": session.config.seed, "turns": turns, "storyboard": files})
+
+
+def _already_played(folder: Path, messages: list[Message]) -> int:
+    """Return how many first lines of a script the story ends with: those that an interrupted run has played."""
+    from ..dialogue.message import clean_text
+    from ..session import read_turns
+
+    told = [turn["message"] for turn in read_turns(folder)]
+    script = [clean_text(message.text, has_image=message.image is not None) for message in messages]
+    for count in range(min(len(told), len(script)), 0, -1):
+        if told[-count:] == script[:count]:
+            return count
+    return 0
 
 
 def read_script(path: Path) -> list[Message]:
@@ -88,7 +108,7 @@ def read_script(path: Path) -> list[Message]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise DataError(f"cannot read {path}: {reason}", hint="give a JSON-lines file") from error
     messages = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         values = _line(line, f"line {number} of {path}")
@@ -138,7 +158,7 @@ class Screen:
         from ..session import run_turn
 
         config = self.session.config.performance
-        with Steps(attempts=config.attempts) as progress:
+        with Steps(attempts=config.attempts, loading=not self.session.stations.painter_is_loaded) as progress:
 
             def show(event: Event) -> None:
                 """Show one denoising step."""
@@ -173,12 +193,17 @@ def _talk(screen: Screen, before: int) -> None:
 
     folder = screen.session.folder
     greeting = tell("chat_resumed", folder=folder, turn=before) if before else tell("chat_ready", folder=folder)
-    typer.echo(greeting, err=True)
+    typer.echo(f"{greeting}\n{tell('chat_leave')}", err=True)
     image: str | None = None
     for line in _lines():
         word, _, rest = line.strip().partition(" ")
-        if word in ("/quit", "/exit"):
+        if line.strip().lower() in LEAVE:
             break
+        if word == "/seed":
+            typer.echo(tell("chat_seeds", seed=screen.session.config.seed), err=True)
+            continue
+        if word == "/undo":
+            line = tell("chat_undo")
         if word == "/help":
             typer.echo(f"{tell('chat_help')}\n{tell('chat_attach')}", err=True)
             continue
@@ -192,8 +217,8 @@ def _talk(screen: Screen, before: int) -> None:
         try:
             screen.say(Message(text=line, image=image))
             image = None
-        except Cancelled:
-            raise
+        except (Cancelled, KeyboardInterrupt):
+            typer.echo(tell("chat_cancelled"), err=True)
         except (DialogueError, DataError) as error:
             image = None
             complain(error.message, error.hint, status(error), False)

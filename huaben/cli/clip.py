@@ -92,6 +92,8 @@ def mine(
     _choice("--captions", captions, ("mean", "first"))
     if (features is None) == (data is None):
         raise UsageError("expected features or --data, one of them", hint="huaben clip mine FEATURES.npz --k 50")
+    if features is not None and features.resolve() == out.resolve():
+        raise UsageError(f"--out {out} is the features file itself", hint="give another file to write the pairs into")
     begun = time.perf_counter()
     skipped = 0
     if data is not None:
@@ -159,6 +161,7 @@ def mine(
 
 @app.command("finetune", help=tell("clip_finetune"))
 def finetune(
+    ctx: typer.Context,
     data: Annotated[str, typer.Argument(help=tell("clip_data"))],
     model: Annotated[str, typer.Option(help=tell("clip_model"))] = "embedded",
     pairs: Annotated[Path | None, typer.Option(help=tell("clip_pairs"))] = None,
@@ -196,6 +199,7 @@ def finetune(
     as_json: Json = False,
 ) -> None:
     """Continue training; under torchrun, with all its processes."""
+    from ..files import folder_lock
     from ..recipes.distributed import fit_distributed, is_main_process, main_process_first
     from ..recipes.helip import HelipRecipe, helip_fit, retrieval_scores
     from ..recipes.views import named_augment
@@ -205,6 +209,8 @@ def finetune(
     _choice("--objective", objective, OBJECTIVES)
     variant = _margin(margin, gamma, partners)
     _check_lists_asked(partners, pairs, mine_with)
+    if is_main_process():
+        ctx.with_resource(folder_lock(out, "training"))
     _set_threads(threads)
     columns = (image_column, caption_columns, key_column, split)
     pairs_data = _open(data, *columns, quiet=not is_main_process())

@@ -16,7 +16,7 @@ import typer
 
 from .. import __version__
 from ..optional import probe
-from ..storyboard import chinese_font
+from ..storyboard import font_file, system_font
 from .main import FAILED, print_json
 from .words import language, say
 
@@ -78,7 +78,7 @@ def look() -> dict[str, Any]:
             "columns": shutil.get_terminal_size().columns,
             "language": language(),
         },
-        "chinese_font": chinese_font(),
+        "chinese_font": system_font() or str(font_file()),
         "packages": packages,
         "weights": weights,
         "problems": problems,
@@ -160,7 +160,7 @@ def describe(found: dict[str, Any]) -> list[str]:
         (say("memory"), "  ".join(f"{key} {value} GB" for key, value in found["memory_gb"].items())),
         (say("disk"), f"{found['disk_free_gb']} GB"),
         (say("terminal"), f"{found['terminal']['encoding']}, {found['terminal']['columns']}"),
-        (say("fonts"), found["chinese_font"] or say("none")),
+        (say("fonts"), found["chinese_font"]),
     ]
     lines = [f"{name}: {value}" for name, value in rows]
     lines += ["", f"{say('weights')}:"]

@@ -17,7 +17,7 @@ from .words import language, say
 def command(
     prompt: Annotated[str, typer.Argument(help=tell("draw_prompt"))],
     seed: Annotated[int | None, typer.Option(help=tell("draw_seed"))] = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "128x128",
+    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "256x256",
     steps: Annotated[int, typer.Option(help=tell("steps"))] = 20,
     guidance: Annotated[float, typer.Option(help=tell("draw_guidance"))] = 3.0,
     negative: Annotated[str, typer.Option(help=tell("draw_negative"))] = "",
@@ -63,12 +63,15 @@ def command(
             config=config,
             on_step=progress.step,
         )
+    new_folder = not path.parent.exists()
     write_picture(path, performance.image, picture_metadata(performance, asked_seed=asked))
     warnings = [
         *(warning.message(reply.language) for warning in reply.warnings),
         *(note.text(reply.language) for note in performance.warnings),
     ]
     seconds = time.perf_counter() - started
+    if new_folder:
+        typer.echo(tell("folder_made", folder=path.parent), err=True)
     if as_json:
         print_json(
             {

@@ -38,6 +38,7 @@ Threads = Annotated[int | None, typer.Option(help=tell("lm_threads"))]
 
 @app.command("train", help=tell("lm_train"))
 def train(
+    ctx: typer.Context,
     texts: Texts,
     position: Annotated[str | None, typer.Option(help=tell("lm_position"))] = None,
     length: Annotated[int, typer.Option(help=tell("lm_length"))] = 128,
@@ -61,6 +62,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model; under torchrun, with all its processes."""
+    from ..files import folder_lock
     from ..language.corpus import corpus_from_files
     from ..recipes.distributed import fit_distributed, is_main_process, main_process_first
     from ..recipes.lm import LMRecipe, lm_fit, named_scheme
@@ -69,6 +71,8 @@ def train(
     if tokenizer not in ("bytes", "bpe"):
         raise UsageError(f"--tokenizer {tokenizer} is neither bytes nor bpe", hint="use --tokenizer bytes")
     shape = _shape(preset, config)
+    if is_main_process():
+        ctx.with_resource(folder_lock(out, "training"))
     if position is not None or config is None:
         shape = shape.replace(scheme=named_scheme(position or POSITION, train_length=length))
     with main_process_first(device):
@@ -253,9 +257,11 @@ def _load(model: Path, device: str, threads: int | None) -> tuple[Decoder, TextT
     from ..language.bpe import load_tokenizer
     from ..language.decoder import Decoder
     from ..pretrained import CONFIG_NAME
-    from ..training import FINAL_NAME, pick_device
+    from ..training import FINAL_NAME, MAX_THREADS, pick_device
 
     if threads is not None:
+        if not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"--threads {threads}, expected 1 to {MAX_THREADS}", hint="leave it out")
         torch.set_num_threads(threads)
     final = model / FINAL_NAME
     folder = final if (final / CONFIG_NAME).is_file() and not (model / CONFIG_NAME).is_file() else model

@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "draw": "huaben.cli.draw",
     "chat": "huaben.cli.chat",
     "studio": "huaben.cli.studio",
+    "mcp": "huaben.cli.mcp",
     "world": "huaben.cli.world",
     "train": "huaben.cli.train",
     "clip": "huaben.cli.clip",

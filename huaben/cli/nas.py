@@ -6,11 +6,12 @@ import json
 import shlex
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,11 +21,18 @@ from .nas_texts import nas_text
 from .words import say
 
 if TYPE_CHECKING:
+    from ..archsearch.base import SearchSpace
     from ..archsearch.searcher import Searcher
+    from ..archsearch.task import Direction, TaskTable
     from ..archsearch.trials import Trial
 
 METHOD_NAMES = "full, single, zero, utility, brp, regressor, random, evolution, tpe, source_rank"
 SPACE_NAMES = "transnas-micro, transnas-macro, nasbench201"
+
+KEPT_BYTES = 65_536
+"""Of an evaluation's output: the metric is in its last line."""
+SHOWN_CHARACTERS = 200
+"""Of a last line that is no metric."""
 
 app = typer.Typer(help=nas_text("nas"), no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -68,14 +76,17 @@ def search_command(
         typer.echo(f"{progress.used}/{progress.budget} {trial.text} {trial.state} {value}", err=True)
 
     with _held(folder):
-        search = _open(folder, space, task, direction, sources, method, budget, seed, settings)
-        evaluate = _command(search, command, timeout) if command else _replay(search, table)
+        search = _open(folder, space, task, direction, sources, method, budget, seed, settings, table)
+        known = None if table is None else _target(search, table)
+        evaluate = _command(search, command, timeout) if known is None else _replay(known)
         result = run_search(search, evaluate, parallel=parallel, on_trial=show)
     _notes(search)
     if as_json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), **({} if known is None else _standing(known, result.best))})
     else:
         _print_best(search)
+        if known is not None and result.best is not None:
+            typer.echo(nas_text("standing", count=len(known), **_standing(known, result.best)))
 
 
 @app.command("ask", help=nas_text("ask"))
@@ -120,6 +131,8 @@ def tell_command(
     """Take one outcome from the command line, or one JSON object a line from stdin: id, value or state, error."""
     from ..archsearch.methods import load_search
 
+    if trial is not None and state == "complete" and value is None:
+        raise UsageError(f"trial {trial} has no value", hint="add --value VALUE, or say --state failed, pruned or lost")
     outcomes = [(trial, value, state, error)] if trial is not None else _outcomes(sys.stdin.read())
     with _held(folder):
         search = load_search(folder)
@@ -217,10 +230,12 @@ def _open(
     budget: int,
     seed: int,
     settings: list[str] | None,
+    table: Path | None = None,
 ) -> Searcher:
     """Load the folder's search, or start one in it."""
-    from ..archsearch.methods import load_search, make_search
-    from ..archsearch.readers import read_csv
+    from ..archsearch.candidates import Candidates
+    from ..archsearch.methods import load_search, make_search, uses_sources
+    from ..archsearch.readers import read_csv, read_header
     from ..archsearch.searcher import MANIFEST_NAME
     from ..archsearch.spaces_json import load_space
     from ..archsearch.task import TRANSNAS_TASKS, TaskSpec
@@ -232,9 +247,18 @@ def _open(
     where = load_space(space)
     known = TRANSNAS_TASKS.get(task)
     spec = known if known is not None and known.direction == direction else TaskSpec(task, direction)  # type: ignore[arg-type]
-    tables = () if sources is None else [t for name, t in read_csv(sources, where).items() if name != task]
     values = {**_settings(settings or []), "budget": budget}
-    search = make_search(method, where, spec, sources=tables, settings=values, seed=seed)
+    tables: list[TaskTable] = []
+    candidates = None
+    if sources is not None:
+        tables = [found for name, found in read_csv(sources, where).items() if name != task]
+    if table is not None:
+        target = _evaluated(table, where, task, spec.direction)
+        candidates = Candidates(where, seed=seed, archs=target.archs)
+        others = [name for name in read_header(table) if name in TRANSNAS_TASKS and name != task]
+        if sources is None and others and uses_sources(method, values):
+            tables = [found for found in read_csv(table, where, tasks=others).values() if len(found)]
+    search = make_search(method, where, spec, sources=tables, settings=values, seed=seed, candidates=candidates)
     search.save(folder)
     return search
 
@@ -257,14 +281,41 @@ def _settings(texts: list[str]) -> dict[str, Any]:
     return values
 
 
-def _replay(search: Searcher, table: Path | None) -> Callable[[Trial], float]:
-    """Return an evaluation that looks the metric up."""
+def _evaluated(path: Path, space: SearchSpace, task: str, direction: Direction) -> TaskTable:
+    """Return one column of a table that has at least one value in it."""
     from ..archsearch.readers import read_csv
 
-    assert table is not None
-    name = search.task.name
-    values = read_csv(table, search.space, tasks=[name], directions=search.task.direction)[name]
-    return lambda trial: values.value(trial.arch)
+    found = read_csv(path, space, tasks=[task], directions=direction)[task]
+    if not len(found):
+        raise DataError(
+            f"{path} has no value of {task!r}", hint="a replay needs rows with an architecture and its metric"
+        )
+    return found
+
+
+def _target(search: Searcher, path: Path) -> TaskTable:
+    """Return the column that a search replays; refuses a search that may propose what the table lacks."""
+    table = _evaluated(path, search.space, search.task.name, search.task.direction)
+    lacking = sum(arch not in table for arch in search.candidates.archs)
+    if lacking or not search.candidates.listed:
+        raise UsageError(
+            f"the search in this folder may propose architectures that {path} lacks",
+            hint="replay the table that it began with, or use a new folder",
+        )
+    return table
+
+
+def _replay(table: TaskTable) -> Callable[[Trial], float]:
+    """Return an evaluation that looks the metric up."""
+    return lambda trial: table.value(trial.arch)
+
+
+def _standing(table: TaskTable, best: Trial | None) -> dict[str, Any]:
+    """Return the best trial's place in the table, from 1, and that in percent of its rows; ties share the better."""
+    if best is None:
+        return {"rank": None, "percentile": None}
+    percent = table.best_rank_percent(best.arch)
+    return {"rank": round(percent * len(table) / 100), "percentile": round(percent, 4)}
 
 
 def _command(search: Searcher, template: str, timeout: float | None) -> Callable[[Trial], float]:
@@ -280,17 +331,44 @@ def _command(search: Searcher, template: str, timeout: float | None) -> Callable
         fills = {"{arch}": trial.text, "{id}": str(trial.id), "{values}": values}
         line = [_filled(word, fills) for word in words]
         try:
-            done = subprocess.run(line, stdout=subprocess.PIPE, text=True, timeout=timeout, check=False)
+            code, output = _last_output(line, timeout)
         except subprocess.TimeoutExpired as error:
             raise Lost(f"no answer within {timeout:g} s") from error
-        if done.returncode != 0:
-            raise DataError(f"{words[0]} ended with exit code {done.returncode}")
-        printed = done.stdout.strip().splitlines()
+        if code != 0:
+            raise DataError(f"{words[0]} ended with exit code {code}")
+        printed = output.strip().splitlines()
         if not printed:
             raise DataError(f"{words[0]} printed no metric")
-        return float(printed[-1])
+        last = printed[-1]
+        try:
+            return float(last)
+        except ValueError as error:
+            shown = repr(last if len(last) <= SHOWN_CHARACTERS else last[:SHOWN_CHARACTERS] + "…")
+            raise DataError(f"the last line of {words[0]} is no number: {shown}") from error
 
     return evaluate
+
+
+def _last_output(line: list[str], timeout: float | None) -> tuple[int, str]:
+    """Run a command and return its exit code and the end of what it prints; it is killed if it is late."""
+    kept = bytearray()
+
+    def read(stream: IO[bytes]) -> None:
+        while chunk := stream.read1(KEPT_BYTES):  # type: ignore[attr-defined]  # a buffered reader
+            kept.extend(chunk)
+            del kept[:-KEPT_BYTES]
+
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        reader = threading.Thread(target=read, args=(process.stdout,), daemon=True)
+        reader.start()
+        try:
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            raise
+        reader.join()
+    return code, kept.decode("utf-8", errors="replace")
 
 
 def _filled(word: str, fills: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from .texts import tell
 
 if TYPE_CHECKING:
-    from ..diffusion.pipeline import Progress
+    from ..painting import Progress
 
 
 class Steps:
@@ -27,8 +27,7 @@ class Steps:
 
     def __enter__(self) -> Self:
         """Begin."""
-        if self.loading:
-            self._show(tell("loading"))
+        self._show(tell("loading" if self.loading else "thinking"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -15,6 +15,6 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"\s*(\d{1,5})\s*(?:[xX×*]\s*(\d{1,5})\s*)?", text)
     if found is None:
-        raise UsageError(f"size {text!r} is not HEIGHTxWIDTH", hint="use --size 128x128")
+        raise UsageError(f"size {text!r} is not HEIGHTxWIDTH", hint="use --size 256x256")
     height = int(found[1])
     return height, int(found[2]) if found[2] else height

@@ -107,7 +107,7 @@ def _greet(server: object, address: str, port: int, open_page: bool) -> None:
 @token_app.command("add", help=tell("token_add"))
 def token_add(name: str, data: Data = None, database: Database = None, storage: Storage = None) -> None:
     """Make an account."""
-    store = _store(data, database, storage)
+    store = open_data(data, database, storage)
     typer.echo(tell("token_made", name=name), err=True)
     typer.echo(store.add_account(name))
 
@@ -120,7 +120,7 @@ def token_list(
     as_json: Annotated[bool, typer.Option("--json", help=say("json"))] = False,
 ) -> None:
     """List accounts."""
-    names = [account.name for account in _store(data, database, storage).accounts()]
+    names = [account.name for account in open_data(data, database, storage).accounts()]
     if as_json:
         print_json({"accounts": names})
     else:
@@ -130,11 +130,96 @@ def token_list(
 @token_app.command("revoke", help=tell("token_revoke"))
 def token_revoke(name: str, data: Data = None, database: Database = None, storage: Storage = None) -> None:
     """Remove an account."""
-    _store(data, database, storage).remove_account(name)
+    open_data(data, database, storage).remove_account(name)
     typer.echo(tell("token_gone", name=name), err=True)
 
 
-def _store(data: Path | None, database: str | None, storage: str | None):  # type: ignore[no-untyped-def]
+@app.command("import", help=tell("import"))
+def take_in(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help=tell("import_folders"))],
+    account: Annotated[str | None, typer.Option(help=tell("account"))] = None,
+    data: Data = None,
+    database: Database = None,
+    storage: Storage = None,
+    as_json: Annotated[bool, typer.Option("--json", help=say("json"))] = False,
+) -> None:
+    """Take session folders in as stories."""
+    store = open_data(data, database, storage)
+    from ..studio.export import read_folder
+
+    owner = account_of(store, account)
+    found = {str(folder): read_folder(store, owner, folder).id for folder in folders}
+    if as_json:
+        print_json({"stories": found})
+    else:
+        typer.echo("\n".join(f"{folder}  {id}" for folder, id in found.items()))
+
+
+@app.command("export", help=tell("export"))
+def give_out(
+    story: Annotated[str, typer.Argument(help=tell("export_story"))],
+    out: Annotated[Path, typer.Option(help=tell("export_out"))],
+    turn: Annotated[str | None, typer.Option(help=tell("export_turn"))] = None,
+    account: Annotated[str | None, typer.Option(help=tell("account"))] = None,
+    data: Data = None,
+    database: Database = None,
+    storage: Storage = None,
+    as_json: Annotated[bool, typer.Option("--json", help=say("json"))] = False,
+) -> None:
+    """Write a story as a session folder."""
+    store = open_data(data, database, storage)
+    from ..studio.export import write_folder
+
+    found = store.story(account_of(store, account), story)
+    count = write_folder(store, found, turn or found.head_id, out)
+    if as_json:
+        print_json({"folder": str(out), "turns": count})
+    else:
+        typer.echo(tell("exported", folder=out, turns=count), err=True)
+
+
+@app.command("worker", help=tell("worker"))
+def worker(
+    data: Data = None,
+    database: Database = None,
+    storage: Storage = None,
+    painters: Annotated[int, typer.Option(help=tell("painters"), min=1, max=64)] = 1,
+    timeout: Annotated[float, typer.Option(help=tell("timeout"), min=1.0)] = 900.0,
+) -> None:
+    """Work on the queue of a PostgreSQL database until stopped."""
+    store = open_data(data, database, storage)
+    if store.dialect != "postgresql":
+        raise UsageError(tell("worker_needs"), hint="--database postgresql://user@host/name")
+    import time
+
+    from ..studio.service import Studio
+
+    studio = Studio(store, painters=painters, timeout_s=timeout)
+    studio.start()
+    typer.echo(tell("working", name=studio.runner.name), err=True)
+    try:
+        studio.crew.warm()
+        while True:
+            time.sleep(3600)
+    finally:
+        studio.close()
+
+
+def account_of(store, name: str | None) -> str | None:  # type: ignore[no-untyped-def]
+    """Return the id of an account.
+
+    Raises:
+        UsageError: if there is none of that name, or there are accounts and none was named.
+    """
+    accounts = {account.name: account.id for account in store.accounts()}
+    if name is None and not accounts:
+        return None
+    if name not in accounts:
+        raise UsageError(tell("which_account", names=", ".join(accounts) or "-"), hint="--account NAME")
+    return accounts[name]
+
+
+def open_data(data: Path | None, database: str | None, storage: str | None):  # type: ignore[no-untyped-def]
     """Open the store of the options."""
     check_packages()
     from ..studio.service import default_data

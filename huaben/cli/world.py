@@ -22,7 +22,7 @@ def render_pictures(
     out: Annotated[Path, typer.Option(help=tell("world_out"))],
     seed: Annotated[int, typer.Option(help=tell("world_seed"))] = 0,
     count: Annotated[int, typer.Option(help=tell("world_count"))] = 16,
-    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "128x128",
+    size: Annotated[str, typer.Option(metavar="HxW", help=tell("size"))] = "256x256",
     as_json: Annotated[bool, typer.Option("--json", help=say("json"))] = False,
 ) -> None:
     """Write random pictures, and one line a picture into scenes.jsonl."""

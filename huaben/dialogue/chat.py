@@ -1,55 +1,57 @@
-"""Chat models: messages and a JSON schema in, text out, piece by piece.
-
-What a model says is data. Whoever asks parses it into types and never executes it.
-"""
+"""The seam to chat models: messages and a JSON schema in, text out as it comes. No torch, no network here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChatMessage:
-    """One message to a chat model.
+    """One message to or from a chat model.
 
     Attributes:
-        role: system | user | assistant.
-        text: its words.
-        image: PNG bytes of a picture that goes with it, for models that see; others ignore it.
+        role: who says it.
+        text: the words.
+        images: PNG or JPEG bytes shown with it; only for models that see pictures.
     """
 
     role: Role
     text: str
-    image: bytes | None = None
+    images: tuple[bytes, ...] = ()
 
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """Anything that continues a conversation.
+    """Any chat model.
 
-    Attributes:
-        name: for reports and error messages.
-        sees: whether it reads pictures.
+    The stream may be closed at any time, which ends the answer and frees what it holds. A schema is a wish: a model
+    that can be held to it is, and the reader of the text must not rely on it.
     """
 
-    name: str
-    sees: bool
+    @property
+    def name(self) -> str:
+        """What to call it in reports and messages."""
+        ...
 
-    def stream(self, messages: Sequence[ChatMessage], *, schema: dict[str, Any] | None = None) -> Iterator[str]:
-        """Yield the answer's text in pieces, in order.
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether it reads ``ChatMessage.images``."""
+        ...
+
+    def stream(self, messages: Sequence[ChatMessage], *, schema: Mapping[str, Any] | None = None) -> Iterator[str]:
+        """Yield the answer's text in pieces.
 
         Args:
             messages: oldest first; the last one is the user's.
-            schema: JSON schema the answer should satisfy; a model that cannot promise that answers freely, so the
-                caller validates either way.
+            schema: JSON schema of the answer, or None for free text.
 
         Raises:
-            GenerationError: if there is no answer (server down, time-out, out of memory).
-            ConfigError: if the model refuses how it is set up (wrong key, unknown model).
+            GenerationError: if no answer can be had: no connection, a time-out, a refused prompt.
+            ConfigError: if the model refuses how it is set up: a wrong key, an unknown model.
         """
         ...
 
@@ -58,7 +60,7 @@ MAX_ANSWER = 100_000
 """Characters of an answer after which reading stops: an endless answer is no answer."""
 
 
-def whole_answer(model: ChatModel, messages: Sequence[ChatMessage], *, schema: dict[str, Any] | None = None) -> str:
+def whole_answer(model: ChatModel, messages: Sequence[ChatMessage], *, schema: Mapping[str, Any] | None = None) -> str:
     """Return a model's whole answer, cut after :data:`MAX_ANSWER` characters."""
     parts: list[str] = []
     length = 0

@@ -184,9 +184,10 @@ class LLMScreenwriter:
                 wrong = "; ".join(problems)
                 messages = [
                     *messages,
-                    ChatMessage("assistant", answer[:4000]),
+                    ChatMessage(role="assistant", text=answer[:4000]),
                     ChatMessage(
-                        "user", f"That answer cannot be used: {wrong}. Answer again with the whole JSON object."
+                        role="user",
+                        text=f"That answer cannot be used: {wrong}. Answer again with the whole JSON object.",
                     ),
                 ]
         return self._reply(reading, message, conversation, page, language)
@@ -195,15 +196,16 @@ class LLMScreenwriter:
         self, message: Message, conversation: Conversation, *, seen: Page | None, picture: bytes | None = None
     ) -> list[ChatMessage]:
         """Return what the model is sent: instructions, the last turns, the state and the new message."""
-        messages = [ChatMessage("system", self._instructions)]
+        messages = [ChatMessage(role="system", text=self._instructions)]
         for turn in conversation.turns[-LAST_TURNS:]:
-            messages.append(ChatMessage("user", f"<message>{_unmarked(turn.message.text)}</message>"))
-            messages.append(ChatMessage("assistant", json.dumps(_remembered(turn.reply), ensure_ascii=False)))
+            messages.append(ChatMessage(role="user", text=f"<message>{_unmarked(turn.message.text)}</message>"))
+            messages.append(ChatMessage(role="assistant", text=json.dumps(_remembered(turn.reply), ensure_ascii=False)))
         state = _state(conversation)
         if seen is not None:
             state += f"\nthe user sent a picture; it shows: {_people(seen, conversation.book)}"
+        images = () if picture is None or not self.model.sees_pictures else (picture,)
         words = f"{state}\n<message>{_unmarked(message.text)}</message>"
-        messages.append(ChatMessage("user", words, picture if self.model.sees else None))
+        messages.append(ChatMessage(role="user", text=words, images=images))
         return messages
 
     def _reply(

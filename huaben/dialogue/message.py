@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from ..config import Config
 from ..errors import ConfigError, DialogueError
@@ -145,7 +145,7 @@ class Reply(Config):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn(Config):
+class Exchange(Config):
     """A message and its reply."""
 
     message: Message
@@ -153,13 +153,13 @@ class Turn(Config):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read a turn.
+        """Read an exchange.
 
         Raises:
             ConfigError: for a wrong field.
         """
         if not isinstance(values, dict) or set(values) != {"message", "reply"}:
-            raise ConfigError("a turn is an object with a message and a reply")
+            raise ConfigError("an exchange is an object with a message and a reply")
         return cls(message=Message.from_dict(values["message"]), reply=Reply.from_dict(values["reply"]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Conversation(Config):
         memory: what the last reply left.
     """
 
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Exchange, ...] = ()
     book: PromptBook = field(default_factory=PromptBook)
     memory: Memory = field(default_factory=Memory)
 
@@ -191,4 +191,29 @@ class Conversation(Config):
         book = self.book
         if reply.action in ("draw", "recall") and reply.page is not None:
             book = book.add(reply.page)
-        return self.replace(turns=(*self.turns, Turn(message=message, reply=reply)), book=book, memory=reply.memory)
+        return self.replace(turns=(*self.turns, Exchange(message=message, reply=reply)), book=book, memory=reply.memory)
+
+
+@runtime_checkable
+class Screenwriter(Protocol):
+    """Reads what a user says and answers with what shall happen: anything from a grammar to a chat model.
+
+    The reply's ``page`` is the whole state after it: for ``draw`` the new page, for ``recall`` the page of the book
+    whose index is ``recalled``, else the page the conversation had. Ids that stay keep their meaning; a new character
+    gets an id of ``conversation.book.fresh_ids``. What was not understood is asked or refused, never dropped silently.
+    A screenwriter keeps nothing between calls: everything it may know is in the conversation.
+    """
+
+    def read(self, message: Message, conversation: Conversation, *, seen: Page | None = None) -> Reply:
+        """Return the reply to a message.
+
+        Args:
+            message: what the user said; its text is clean, and empty only beside a picture.
+            conversation: everything before it; after an upload that was read, its page is the one the picture shows.
+            seen: what a reader found in the picture that came with the message (no characters: nothing), or None if
+                there was no picture or nobody read it. Answering it is the screenwriter's, and nobody else's.
+
+        Raises:
+            DialogueError: for a message that cannot be accepted, or a model that could not be asked.
+        """
+        ...

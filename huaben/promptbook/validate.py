@@ -34,7 +34,7 @@ from .layout import (
     width,
 )
 
-MAX_CHARACTERS = 4
+MAX_CHARACTERS = 6
 """What the embedded models draw well; large models take 6."""
 
 MIN_SIDE = 0.125

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.autoencoder import PRESETS, Autoencoder, AutoencoderConfig, AutoencoderLossConfig, autoencoder_loss
+from ..errors import ConfigError
 from ..rng import check_seed, numpy_stream, torch_stream
 from ..training import FitConfig
 from ..world.render import render
@@ -22,7 +23,7 @@ from ..world.sample import sample_scene
 
 NAME = "autoencoder"
 CROP = 64
-RENDER_SIZES = (96, 128, 128, 128, 192)
+RENDER_SIZES = (128, 192, 256, 256, 256, 256)
 CROPS_PER_SCENE = 2
 
 
@@ -44,6 +45,8 @@ class AutoencoderRecipe:
         seed: of the scenes.
         batch_size: crops a step.
         model: what to build.
+        start_from: folder of an autoencoder to begin with instead of fresh weights.
+        decoder_only: keep the encoder as it is, so that latents, and painters trained on them, stay valid.
     """
 
     name = NAME
@@ -60,18 +63,41 @@ class AutoencoderRecipe:
         prefetch="thread",
     )
 
-    def __init__(self, *, seed: int = 0, batch_size: int = 16, model: AutoencoderConfig = PRESETS["embedded"]) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        batch_size: int = 16,
+        model: AutoencoderConfig = PRESETS["embedded"],
+        start_from: Path | None = None,
+        decoder_only: bool = False,
+    ) -> None:
+        if decoder_only and start_from is None:
+            raise ConfigError("decoder_only needs an encoder to keep", hint="give start_from as well")
         self.seed = check_seed(seed)
+        self.start_from, self.decoder_only = start_from, decoder_only
         self.batch_size = batch_size
         self.model = model
         self.loss_config = AutoencoderLossConfig(kl_weight=4e-6)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"seed": self.seed, "batch_size": self.batch_size, "crop": CROP, "loss": self.loss_config.to_dict()}
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "crop": CROP,
+            "loss": self.loss_config.to_dict(),
+            "started_from": None if self.start_from is None else self.start_from.name,
+            "decoder_only": self.decoder_only,
+        }
 
     def build(self) -> Autoencoder:
-        return Autoencoder(self.model)
+        if self.start_from is None:
+            return Autoencoder(self.model)
+        model = Autoencoder.from_pretrained(self.start_from).float().train()
+        if self.decoder_only:
+            model.encoder.requires_grad_(False)
+        return model
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """Return {"images": (B, 3, 64, 64), "step"}."""
@@ -119,7 +145,7 @@ class AutoencoderRecipe:
 
     def save(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, Autoencoder)
-        scaled = with_latent_statistics(model)
+        scaled = model if self.decoder_only else with_latent_statistics(model)
         scaled.save_pretrained(folder, dtype=torch.float16)
 
 

@@ -34,13 +34,14 @@ from ..world.detector import (
     Read,
     correction_to,
     crop,
+    enlarged,
     grow,
     letterbox,
 )
 from ..world.distort import random_distortion
 from ..world.render import render
 from ..world.sample import IDENTITIES, sample_look, sample_scene
-from ..world.scene import MAX_CHARACTERS, SceneCharacter, SceneGraph
+from ..world.scene import MAX_CHARACTERS, TRAINED_CHARACTERS, SceneCharacter, SceneGraph
 from ..world.sprites import ACCENTS, EYES, MARKINGS, individual
 from ..world.trial import fit_to_place, measure
 from ..world.vocabulary import INDEX
@@ -99,7 +100,7 @@ def cast(scene: SceneGraph, roles: list[Role], rng: np.random.Generator) -> Scen
 def group_scenes(rng: np.random.Generator) -> list[SceneGraph]:
     """Return four scenes with the same species and colours: twice the same individuals, twice others."""
     share = rng.random()
-    number = None if share < 0.88 else MAX_CHARACTERS
+    number = None if share < 0.86 else int(rng.integers(TRAINED_CHARACTERS + 1, MAX_CHARACTERS + 1))
     first = sample_scene(rng, num_characters=number)
     number = len(first.characters)
     roles = roles_of(first)
@@ -184,7 +185,8 @@ class DetectorRecipe:
 
     def build(self) -> Detector:
         if self.start_from is not None:
-            return Detector.from_pretrained(self.start_from).train()
+            known = Detector.from_pretrained(self.start_from)
+            return (known if known.config == self.config else enlarged(known, self.config)).train()
         return Detector(self.config)
 
     def _distorted(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

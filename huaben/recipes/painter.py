@@ -240,7 +240,9 @@ class PainterRecipe:
             text, grounding = self.conditions(model, batch)
             text = tuple(t[:8] for t in text)
             grounding = Grounding(*(getattr(grounding, n)[:8] for n in grounding.__slots__))
-            rows.append(to_images(self.autoencoder.decode(self.paint(model, text, grounding))))
+            rows.append(
+                to_images(self.autoencoder.decode(self.paint(model, text, grounding, side=batch["latents"].shape[-1])))
+            )
         return np.concatenate([np.concatenate(list(row), 1) for row in rows], 0)
 
     def _square_batch(self) -> dict[str, Any]:
@@ -251,10 +253,17 @@ class PainterRecipe:
         return batch
 
     def paint(
-        self, model: GroundedDiT, text: tuple[Tensor, ...], grounding: Grounding, *, steps: int = 16, scale: float = 2.0
+        self,
+        model: GroundedDiT,
+        text: tuple[Tensor, ...],
+        grounding: Grounding,
+        *,
+        side: int,
+        steps: int = 16,
+        scale: float = 2.0,
     ) -> Tensor:
-        """Sample square latents for conditions; used to look at a run."""
-        count, side = text[0].shape[0], 16
+        """Sample square latents, ``side`` wide, for conditions; used to look at a run."""
+        count = text[0].shape[0]
         sampler = make_sampler("dpmpp_2m", self.schedule, steps)
         empty = tuple(self.tokenizer.encode([""] * count, self.model.dit.t5_len))
         empty_clip = tuple(self.tokenizer.encode([""] * count, self.model.dit.clip_len))

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from ..diffusion.autoencoder import Autoencoder
-from ..diffusion.pipeline import CROP_MARGIN, compose_canvas, resized
+from ..diffusion.pipeline import compose_canvas, resized
+from ..painting import CROP_MARGIN
 from ..pretrained import WEIGHTS_NAME, write_atomic
 from ..rng import numpy_stream
 from ..theater.cast import cut_out
@@ -32,10 +33,10 @@ from .autoencoder import to_tensor
 SHARD_SIZE = 1000
 REFERENCE_PX = 64
 LOOKS = ("species", "colour", "accessory", "expression", "facing")
-SIZES: tuple[tuple[int, int], ...] = ((128, 128), (96, 160), (160, 96))
-"""Picture sizes (height, width) in pixels, all of about 64 tokens."""
-SIZE_CYCLE: tuple[int, ...] = (0, 0, 0, 1, 0, 0, 0, 2)
-"""Which of :data:`SIZES` shard k has, by k modulo the length: three quarters are square."""
+SIZES: tuple[tuple[int, int], ...] = ((256, 256), (128, 128), (192, 320), (320, 192))
+"""Picture sizes (height, width) in pixels: about 256 tokens, and 64 for the small one."""
+SIZE_CYCLE: tuple[int, ...] = (0, 0, 1, 0, 2, 0, 0, 3)
+"""Which of :data:`SIZES` shard k has, by k modulo the length: most have the size that is painted by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def other_picture(character: SceneCharacter, style: str, rng: np.random.Generato
         characters=(there,),
         backdrop=int(rng.integers(64)),
     )
-    image = render(scene, 128).image
+    image = render(scene, 256).image
     box = box_of(torch.tensor([np.clip(v + 0.008 * rng.standard_normal(), 0, 1) for v in there.box]))
     return cut_out(image, box, None, CROP_MARGIN * (0.7 + 0.6 * rng.random()))[0]
 

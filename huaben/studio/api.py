@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, File, Header, HTTPException, Path, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import DataError
+from .export import KINDS, export_character, export_story, import_character
 from .models import Happening
 from .service import Studio
 from .trust import COOKIE
@@ -182,6 +184,18 @@ def api_routes(studio: Studio) -> APIRouter:
         values["parent"] = body.parent
         return {"jobs": studio.say(account(request), id, Order(**values), variants=body.variants)}
 
+    @routes.get("/stories/{id}/export", tags=["stories"])
+    def export(
+        request: Request,
+        id: Id,
+        format: Literal["html", "pdf", "cbz", "png", "json", "zip"] = "html",
+        turn: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
+    ) -> Response:
+        """Return the story as a file: web page, document, comic book, sheet of pictures, JSON, session folder."""
+        data, name = export_story(studio, account(request), id, format, turn=turn)
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+        return Response(data, media_type=KINDS[format][0], headers=headers)
+
     @routes.get("/turns/{id}", tags=["turns"])
     def turn(request: Request, id: Id) -> dict[str, Any]:
         """Return one turn."""
@@ -235,6 +249,18 @@ def api_routes(studio: Studio) -> APIRouter:
     def keep(request: Request, body: Keep) -> dict[str, Any]:
         """Keep a character of a story in the library."""
         return studio.keep_character(account(request), body.turn, body.id, name=body.name)
+
+    @routes.post("/characters/import", tags=["characters"], status_code=201)
+    def take_in(request: Request, archive: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        """Take a character in from its zip."""
+        return studio.character_values(import_character(studio.store, account(request), archive.file.read()))
+
+    @routes.get("/characters/{id}/export", tags=["characters"])
+    def give_out(request: Request, id: Id) -> Response:
+        """Return a character as a zip."""
+        data, name = export_character(studio.store, account(request), id)
+        headers = {"content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+        return Response(data, media_type="application/zip", headers=headers)
 
     @routes.patch("/characters/{id}", tags=["characters"])
     def rename(request: Request, id: Id, body: Named) -> dict[str, Any]:

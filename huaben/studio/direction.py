@@ -16,6 +16,7 @@ from ..dialogue.message import Conversation, Message, Reply
 from ..errors import Cancelled, DataError, DialogueError
 from ..promptbook import (
     AddCharacter,
+    Box,
     ChangeAttributes,
     Character,
     Edit,
@@ -86,8 +87,16 @@ def page_edits(page: Page, wanted: dict[str, Any], read_phrase: ReadPhrase) -> t
         return tuple(edits)
     listed = {entry["id"] for entry in wanted["characters"] if not entry.get("new")}
     edits += [RemoveCharacter(id=c.id, instance=c.instance) for c in page.characters if c.id not in listed]
+    taken = [tuple(entry.get("box") or ()) for entry in wanted["characters"]]
+    taken += [c.box for c in page.characters if any(e["id"] == c.id and not e.get("box") for e in wanted["characters"])]
+    boxes = [(x[0], x[1], x[2], x[3]) for x in taken if len(x) == 4]
     for entry in wanted["characters"]:
-        edits += _added(page, entry, read_phrase) if entry.get("new") else _changed(page, entry, read_phrase)
+        if entry.get("new"):
+            made = _added(page, entry, read_phrase, boxes)
+            boxes.append(made.character.box)
+            edits.append(made)
+        else:
+            edits += _changed(page, entry, read_phrase)
     return tuple(edits)
 
 
@@ -102,8 +111,8 @@ def _box(entry: dict[str, Any]) -> tuple[float, float, float, float] | None:
     return box
 
 
-def _added(page: Page, entry: dict[str, Any], read_phrase: ReadPhrase) -> list[Edit]:
-    """Return the edits that add one character."""
+def _added(page: Page, entry: dict[str, Any], read_phrase: ReadPhrase, taken: list[Box]) -> AddCharacter:
+    """Return the edit that adds one character, where there is room if it has no box."""
     record = entry.get("record")
     if record is not None:
         attributes = sorted_attributes({str(name): str(value) for name, value in record["attributes"].items()})
@@ -120,10 +129,10 @@ def _added(page: Page, entry: dict[str, Any], read_phrase: ReadPhrase) -> list[E
     box = _box(entry)
     if box is None:
         sizes = [(width(made.box), height(made.box))]
-        (box,) = place_boxes(sizes, taken=[character.box for character in page.characters])
+        (box,) = place_boxes(sizes, taken=taken)
         box = round_box(box)
     front = max((character.z for character in page.characters), default=-1) + 1
-    return [AddCharacter(character=made.replace(z=front, box=box))]
+    return AddCharacter(character=made.replace(z=front, box=box))
 
 
 def _changed(page: Page, entry: dict[str, Any], read_phrase: ReadPhrase) -> list[Edit]:
@@ -189,6 +198,7 @@ class DirectedScreenwriter:
         wanted: the page as arranged by hand, see :func:`page_edits`.
         redraw: draw the page as it is.
         mode: ``picture`` asks for a picture even where the message could be talk; ``text`` never draws.
+        negative: what to keep out of what is drawn.
         language: of answers given here.
         heard: told the reply, and the message it answers.
     """
@@ -200,10 +210,12 @@ class DirectedScreenwriter:
         wanted: dict[str, Any] | None = None,
         redraw: bool = False,
         mode: str = "auto",
+        negative: str | None = None,
         language: Language = "en",
         heard: Callable[[Reply], None] | None = None,
     ) -> None:
         self.inner, self.wanted, self.redraw, self.mode = inner, wanted, redraw, mode
+        self.negative = negative
         self.language, self.heard = language, heard or (lambda reply: None)
 
     def __getattr__(self, name: str) -> Any:
@@ -216,6 +228,9 @@ class DirectedScreenwriter:
             reply = self._arranged(conversation)
         else:
             reply = self._in_mode(message, conversation, more)
+            if self.negative is not None and reply.action == "draw" and reply.page is not None:
+                edits = (*reply.edits, SetNegative(negative=self.negative))
+                reply = reply.replace(page=reply.page.replace(negative=self.negative), edits=edits)
         self.heard(reply)
         return reply
 

@@ -74,7 +74,7 @@ class Runner:
         self._closing.set()
         self.bell.ring()
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in filter(threading.Thread.is_alive, self._threads):
             thread.join(max(0.1, deadline - time.monotonic()))
 
     def _work(self) -> None:

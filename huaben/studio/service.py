@@ -26,7 +26,7 @@ from .store import Store
 from .trust import Signer
 from .work import Crew, Order, new_session, roll
 
-MAX_ACTIVE_JOBS = 40
+MAX_ACTIVE_JOBS = 200
 EXAMPLES: tuple[tuple[str, str], ...] = (
     ("A red cat wearing a hat and a blue dog on the beach", "海滩上一只戴帽子的红猫和一只蓝狗"),
     ("A white rabbit and a yellow duck in the forest", "森林里一只白兔和一只黄鸭子"),
@@ -297,7 +297,7 @@ class Studio:
 
     def characters(self, account: str | None) -> list[dict[str, Any]]:
         """Return the library."""
-        return [self._person(person) for person in self.store.persons(account)]
+        return [self.character_values(person) for person in self.store.persons(account)]
 
     def keep_character(self, account: str | None, turn_id: str, id: str, *, name: str = "") -> dict[str, Any]:
         """Put a character of a story into the library, with its reference pictures.
@@ -323,17 +323,17 @@ class Studio:
             attributes=dict(found[0]["attributes"]),
             references=references,
         )
-        return self._person(person)
+        return self.character_values(person)
 
     def change_character(self, account: str | None, id: str, **values: Any) -> dict[str, Any]:
         """Rename a character of the library."""
-        return self._person(self.store.change_person(account, id, **values))
+        return self.character_values(self.store.change_person(account, id, **values))
 
     def remove_character(self, account: str | None, id: str) -> None:
         """Take a character out of the library."""
         self.store.remove_person(account, id)
 
-    def _person(self, person: Person) -> dict[str, Any]:
+    def character_values(self, person: Person) -> dict[str, Any]:
         """Return a character's facts."""
         return {
             "id": person.id,

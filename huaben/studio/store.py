@@ -357,7 +357,7 @@ class Store:
             found, sa.and_(Turn.story_id == found.c.story_id, Turn.created == found.c.created)
         )
         with self.read() as rows:
-            return {story: image for story, image in rows.execute(query)}
+            return {story: image for story, image in rows.execute(query) if image is not None}
 
     def usual_seconds(self) -> float:
         """Return how long the last few jobs took on average; 3 where there were none."""
@@ -406,17 +406,24 @@ class Store:
     def claim(self, worker: str) -> Job | None:
         """Take the first queued job whose story is at rest; None if there is none."""
         busy = sa.orm.aliased(Job)
-        resting = ~sa.select(busy.id).where(busy.story_id == Job.story_id, busy.status == "running").exists()
-        query = sa.select(Job).where(Job.status == "queued", resting).order_by(Job.position).limit(1)
+        working = sa.select(busy.id).where(busy.story_id == Job.story_id, busy.status == "running").exists()
+        query = sa.select(Job).join(Story, Story.id == Job.story_id).where(Job.status == "queued", ~working)
+        query = query.order_by(Job.position).limit(1)
         if self.dialect == "postgresql":
-            query = query.with_for_update(skip_locked=True)
+            query = query.with_for_update(of=[Job, Story], skip_locked=True)
+        passed: list[str] = []
         with self.write() as rows:
-            job = rows.scalars(query).first()
-            if job is None:
-                return None
-            job.status, job.worker, job.started, job.alive = "running", worker, time.time(), time.time()
-            _tell(rows, job, "job", {"status": "running"})
-        return job
+            while (job := rows.scalars(query.where(Job.story_id.not_in(passed))).first()) is not None:
+                # Another process may have begun this story's job since the query looked; the story is locked now.
+                if rows.scalars(
+                    sa.select(busy.id).where(busy.story_id == job.story_id, busy.status == "running")
+                ).first():
+                    passed.append(job.story_id)
+                    continue
+                job.status, job.worker, job.started, job.alive = "running", worker, time.time(), time.time()
+                _tell(rows, job, "job", {"status": "running"})
+                return job
+        return None
 
     def tell(self, job: Job, kind: str, data: dict[str, Any], *, preview: str | None = None) -> None:
         """Record one event of a running job, and that it is alive."""
@@ -615,7 +622,8 @@ class Store:
         now = time.time()
         with self.write() as rows:
             old = sa.select(Story.id).where(Story.deleted < now - KEEP_DELETED_S)
-            stories = rows.execute(sa.delete(Story).where(Story.id.in_(old))).rowcount
+            stories = len(rows.scalars(old).all())
+            rows.execute(sa.delete(Story).where(Story.id.in_(old)))
             rows.execute(sa.delete(Happening).where(Happening.created < now - 86400.0))
             used = [
                 sa.select(column).where(column.is_not(None))
@@ -633,7 +641,7 @@ class Store:
                 rows.execute(sa.delete(Picture).where(Picture.sha256 == sha))
             known = set(rows.scalars(sa.select(Picture.sha256)))
         files = self.pictures.sweep(known, older_than=0.0 if alone else SWEEP_AFTER_S)
-        return {"stories": int(stories), "files": files}
+        return {"stories": stories, "files": files}
 
 
 def open_store(*, data: Path | None = None, database: str | None = None, storage: str | None = None) -> Store:

@@ -80,7 +80,11 @@ class Gate:
         if refused is not None:
             await _answer(send, *refused)
             return
-        await self.app(scope, _limited(receive, headers, scope), send)
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+            await _answer(send, 413, envelope(413, "the request is too large, at most 26 MB", code="too_large"))
+            return
+        await self.app(scope, _limited(receive), send)
 
     def accounts(self) -> list[tuple[str, str, str]]:
         """Return (id, name, token hash) of every account; asked of the store every two seconds at most."""
@@ -220,16 +224,12 @@ class BodyTooLarge(Exception):
     """More came than may."""
 
 
-def _limited(receive: Receive, headers: dict[str, str], scope: Scope) -> Receive:
-    """Count a body and stop when it is too large."""
-    length = headers.get("content-length", "")
-    too_large = length.isdecimal() and int(length) > MAX_BODY_BYTES
+def _limited(receive: Receive) -> Receive:
+    """Count a body that does not say its length, and stop when it is too large."""
     total = 0
 
     async def receiving() -> MutableMapping[str, Any]:
         nonlocal total
-        if too_large:
-            raise BodyTooLarge
         message = await receive()
         total += len(message.get("body", b""))
         if total > MAX_BODY_BYTES:

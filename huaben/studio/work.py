@@ -48,6 +48,7 @@ class Order(BaseModel):
         page: the page as arranged by hand; see :func:`huaben.studio.direction.page_edits`.
         redraw: draw the page as it is.
         prompt: the drawing prompt, instead of the page's words.
+        negative: what to keep out of a picture that is asked for in words.
         seed: of the picture; None derives one from the story.
         size, steps, attempts, guidance_scale: of this picture; None takes the story's.
         move_head: whether the story goes on from the new turn.
@@ -63,6 +64,7 @@ class Order(BaseModel):
     page: dict[str, Any] | None = None
     redraw: bool = False
     prompt: str | None = None
+    negative: str | None = None
     seed: int | None = None
     size: tuple[int, int] | None = None
     steps: int | None = None
@@ -117,6 +119,7 @@ class Crew:
                 wanted=order.page,
                 redraw=order.redraw,
                 mode=order.mode,
+                negative=order.negative,
                 language=order.language,
                 heard=heard,
             )
@@ -148,6 +151,8 @@ def do_job(store: Store, crew: Crew, job: Job, *, should_cancel: Callable[[], bo
         HuabenError: as :func:`huaben.session.run_turn` does; the story is then as it was.
     """
     order = Order.model_validate(job.request)
+    if order.prompt and order.attempts is None:
+        order = order.model_copy(update={"attempts": 1})  # the page is no measure of a picture of other words
     story = store.story(None, job.story_id)
     parent_id = story.head_id if order.parent == "head" else order.parent
     path = store.path(parent_id)

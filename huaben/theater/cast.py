@@ -22,14 +22,12 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from ..diffusion.pipeline import CROP_MARGIN
 from ..errors import ConfigError, DataError, StoreError
 from ..files import write_bytes
 from ..notices import Notice, notice
+from ..painting import CROP_MARGIN, BoxTuple, Facing
 
-BoxTuple = tuple[float, float, float, float]
 Policy = Literal["canonical", "latest"]
-Facing = Literal["left", "right"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import Config
-from ..diffusion.pipeline import (
-    CharacterRequest,
+from ..errors import ConfigError
+from ..notices import Notice, notice
+from ..painting import (
     GuidanceWay,
     LatentGuidance,
+    PaintCharacter,
     Painter,
     Painting,
     PaintRequest,
@@ -29,8 +31,6 @@ from ..diffusion.pipeline import (
     ShouldCancel,
     check_size,
 )
-from ..errors import ConfigError
-from ..notices import Notice, notice
 from ..promptbook.book import Character, Page
 from ..rng import stream_seed
 from ..world.vocabulary import TERMS
@@ -45,7 +45,7 @@ MAX_PICTURE_SEED = 2**53 - 1
 """Seeds of pictures are kept small enough for every JSON reader."""
 CHANGEABLE = (("colour", ""), ("accessory", "none"), ("expression", ""))
 """What is sketched anew when the page wants it otherwise, and what counts where the page says nothing."""
-GUIDED_FRACTION = 0.95
+GUIDED_FRACTION = 1.0
 Guidance = Literal[GuidanceWay, "off"]
 MIN_MATCH = 0.2
 """A seen character that scores less is not taken for a planned one."""
@@ -78,7 +78,7 @@ class PerformanceConfig(Config):
         max_characters: more than these are left out, farthest back and smallest first.
     """
 
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (256, 256)
     steps: int = 20
     guidance_scale: float = 3.0
     attempts: int = 3
@@ -89,7 +89,7 @@ class PerformanceConfig(Config):
     guidance: Guidance = "set_in"
     guided_fraction: float = GUIDED_FRACTION
     guidance_weight: float = 0.8
-    max_characters: int = 4
+    max_characters: int = 6
 
     def __post_init__(self) -> None:
         check_size(self.size)
@@ -117,6 +117,7 @@ class Finding:
         id, instance: the character.
         seen: index into the reading's characters; None if it was not found.
         species_right, colour_right, place_right: True also where the page does not say.
+        accessory_right, expression_right, facing_right: likewise; they do not decide whether a picture is kept.
         distance: from the planned centre, as a share of the picture.
         similarity: cosine of its identity with the cast's canonical entry; None without one.
     """
@@ -128,6 +129,8 @@ class Finding:
     colour_right: bool = False
     place_right: bool = False
     accessory_right: bool = False
+    expression_right: bool = False
+    facing_right: bool = False
     distance: float = 1.0
     similarity: float | None = None
 
@@ -135,6 +138,11 @@ class Finding:
     def right(self) -> bool:
         """Found where it should be, as what it should be, in its colour."""
         return self.seen is not None and self.species_right and self.colour_right and self.place_right
+
+    @property
+    def all_right(self) -> bool:
+        """Right in everything the page says of it."""
+        return self.right and self.accessory_right and self.expression_right and self.facing_right
 
     @property
     def score(self) -> float:
@@ -176,6 +184,9 @@ class Attempt:
                     "species": finding.species_right,
                     "colour": finding.colour_right,
                     "place": finding.place_right,
+                    "accessory": finding.accessory_right,
+                    "expression": finding.expression_right,
+                    "facing": finding.facing_right,
                     "similarity": None if finding.similarity is None else round(finding.similarity, 4),
                 }
                 for finding in self.findings
@@ -241,10 +252,11 @@ def perform(
         GenerationError: if the painter fails; Cancelled if the caller asked to stop.
     """
     config = config or PerformanceConfig()
+    painter.limits.check(config.size, config.steps)
     started = time.perf_counter()
     characters, warnings = _limit(page.back_to_front(), config)
     sketches: dict[tuple[str, int | None], Sketch] = {}
-    if config.sketch and config.use_references and getattr(painter, "paints_from_sketch", False):
+    if config.sketch and config.use_references and painter.limits.sketch:
         sketches = _sketches(characters, page, cast, seed if story_seed is None else story_seed, config)
     warnings += _choose_warnings(characters, cast, sketches, config)
     tried: list[tuple[Attempt, Painting, PaintRequest, Reading | None]] = []
@@ -266,7 +278,7 @@ def perform(
         if attempt.right:
             break
     attempt, painting, request, reading = max(tried, key=lambda item: item[0].score)
-    warnings += painting.warnings
+    warnings += painting.warnings + painter.limits.unused(request)
     if reading is None:
         warnings += (notice("unverified"),) if characters else ()
     else:
@@ -302,7 +314,7 @@ def build_request(
         drawn = sketches.get((character.id, character.instance))
         if drawn is not None:
             requests.append(
-                CharacterRequest(
+                PaintCharacter(
                     id=character.id,
                     phrase=character.prompt,
                     box=drawn.box,
@@ -316,7 +328,7 @@ def build_request(
         entry = _reference(character, cast, config)
         box = character.box if entry is None else standing_box(entry, character.box, config.size)
         requests.append(
-            CharacterRequest(
+            PaintCharacter(
                 id=character.id,
                 phrase=character.prompt,
                 box=box,
@@ -506,6 +518,8 @@ def _compare(character: Character, seen: ReadCharacter, index: int, cast: Cast, 
         colour_right=seen.colour == character.attribute("colour", seen.colour),
         place_right=distance <= tolerance,
         accessory_right=seen.accessory == character.attribute("accessory", "none"),
+        expression_right=seen.expression == character.attribute("expression", seen.expression),
+        facing_right=seen.facing == character.attribute("facing", seen.facing),
         distance=distance,
         similarity=_similarity(cast.choose(character.id), seen),
     )
@@ -548,21 +562,25 @@ def _verdict(
     characters: Sequence[Character], background: str, attempt: Attempt, reading: Reading, tries: int
 ) -> tuple[Notice, ...]:
     """Say how often it was painted, and what is still wrong."""
-    if attempt.right:
-        return (notice("attempts_used", count=tries),) if tries > 1 else ()
-    notices = [notice("best_of_attempts", count=tries)] if tries > 1 else []
+    notices = [notice("attempts_used" if attempt.right else "best_of_attempts", count=tries)] if tries > 1 else []
     for character, finding in zip(characters, attempt.findings, strict=True):
         if finding.seen is None:
             notices.append(notice("character_absent", name=character.name))
             continue
         seen = reading.characters[finding.seen]
-        for attribute, right in (("species", finding.species_right), ("colour", finding.colour_right)):
+        for attribute, right in (
+            ("species", finding.species_right),
+            ("colour", finding.colour_right),
+            ("accessory", finding.accessory_right or not _sure(seen, "accessory")),
+            ("expression", finding.expression_right or not _sure(seen, "expression")),
+            ("facing", finding.facing_right or not _sure(seen, "facing")),
+        ):
             if not right:
                 notices.append(
                     notice(
                         f"character_{attribute}",
                         name=character.name,
-                        expected=_both(attribute, character.attribute(attribute)),
+                        expected=_both(attribute, character.attribute(attribute, "none")),
                         found=_both(attribute, getattr(seen, attribute)),
                     )
                 )
@@ -572,6 +590,16 @@ def _verdict(
         wanted, found = _both("background", background), _both("background", reading.background)
         notices.append(notice("background_wrong", expected=wanted, found=found))
     return tuple(notices)
+
+
+SURE = 0.9
+"""How likely the reader must find a wrong accessory, expression or facing before the user is told."""
+
+
+def _sure(seen: ReadCharacter, attribute: str) -> bool:
+    """Return whether the reader is sure of what it saw; a reader that does not say how likely is taken at its word."""
+    likely = seen.probabilities.get(attribute)
+    return likely is None or float(np.max(likely)) >= SURE
 
 
 def _both(attribute: str, key: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ style: one individual per character and story, always the same. It is a referenc
 recognised it on a page, the cast keeps it, and later pages are painted after it too.
 
 Source: TheaterGen (arXiv:2404.18919): the rehearsal draws every character alone before the performance.
-Differs: the rehearsal is drawn, not generated. A painter says whether it wants sketches (``paints_from_sketch``).
+Differs: the rehearsal is drawn, not generated. A painter says whether it wants sketches (``PainterLimits.sketch``).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Sketch:
     facing: Facing
 
 
-def sketch(character: Character, page: Page, seed: int, size: tuple[int, int] = (128, 128)) -> Sketch | None:
+def sketch(character: Character, page: Page, seed: int, size: tuple[int, int] = (256, 256)) -> Sketch | None:
     """Draw one character alone at its place on the page; None if its look is not of the embedded world.
 
     Args:

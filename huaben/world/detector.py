@@ -43,6 +43,7 @@ class DetectorConfig(Config):
 
     Attributes:
         image_size: side of the square canvas in pixels; a multiple of 16.
+        finder_size: side of the finder's view of the canvas, which it divides; the canvas itself if None.
         finder_widths: channels at strides 4, 8 and 16.
         finder_blocks: residual blocks at each of those strides.
         crop_size: side of the reader's view of a box in pixels; a multiple of 8.
@@ -61,6 +62,7 @@ class DetectorConfig(Config):
     """
 
     image_size: int = 128
+    finder_size: int | None = None
     finder_widths: tuple[int, int, int] = (32, 64, 96)
     finder_blocks: tuple[int, int, int] = (1, 2, 2)
     crop_size: int = 48
@@ -79,6 +81,13 @@ class DetectorConfig(Config):
     def __post_init__(self) -> None:
         if self.image_size < 32 or self.image_size % 16:
             raise ConfigError(f"image_size={self.image_size} is not a multiple of 16 from 32", hint="use 128")
+        if self.finder_size is not None and (
+            self.finder_size < 32 or self.finder_size % 16 or self.image_size % self.finder_size
+        ):
+            raise ConfigError(
+                f"finder_size={self.finder_size} is not a multiple of 16 that divides image_size={self.image_size}",
+                hint="use half of image_size",
+            )
         if self.crop_size < 16 or self.crop_size % 8:
             raise ConfigError(f"crop_size={self.crop_size} is not a multiple of 8 from 16", hint="use 48")
         for width in (*self.finder_widths, *self.reader_widths):
@@ -94,7 +103,7 @@ class DetectorConfig(Config):
     @property
     def grid_size(self) -> int:
         """Cells S along the heatmap's side."""
-        return self.image_size // STRIDE
+        return (self.finder_size or self.image_size) // STRIDE
 
     @property
     def mask_size(self) -> int:
@@ -110,7 +119,7 @@ class ReadCharacter:
         species, colour, accessory, expression, facing: keys of :mod:`.vocabulary`.
         box: ``(x0, y0, x1, y1)`` in [0, 1] of the picture.
         score: confidence that a character is there, in [0, 1].
-        probabilities: for species and colour, float32 in the order of ``vocabulary.KEYS``.
+        probabilities: for every attribute, float32 in the order of ``vocabulary.KEYS``.
         identity: float32 ``(D,)`` of unit length; the cosine of two says whether they show the same individual.
         mask: bool ``(H, W)`` of visible pixels, if asked for.
     """
@@ -264,7 +273,7 @@ class Detector(PretrainedModel):
             boxes = apply_correction(proposed, read.correction)
             views = grow(proposed, config.crop_margin)
             labels = {name: logits.argmax(-1).tolist() for name, logits in read.characters.items()}
-            likely = {name: read.characters[name].float().softmax(-1).cpu().numpy() for name in ("species", "colour")}
+            likely = {name: read.characters[name].float().softmax(-1).cpu().numpy() for name in CHARACTER_ATTRIBUTES}
             identity = read.identity.float().cpu().numpy()
             for row in suppress(boxes, scores, index, config.nms_iou):
                 picture = int(index[row])
@@ -331,6 +340,7 @@ class Finder(nn.Module):
         super().__init__()
         fine, middle, coarse = config.finder_widths
         self.grid_size = config.grid_size
+        self.shrink = config.image_size // (config.finder_size or config.image_size)
         self.stem = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, fine, 3, padding=1))
         self.fine = _stage(fine, config.finder_blocks[0])
         self.to_middle = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
@@ -349,6 +359,8 @@ class Finder(nn.Module):
                 last.bias.copy_(torch.tensor([-3.0, 0.0, 0.0, -1.1, -1.1]))
 
     def forward(self, canvas: Tensor) -> Found:
+        if self.shrink > 1:
+            canvas = F.avg_pool2d(canvas, self.shrink)
         fine = self.fine(self.stem(canvas))
         middle = self.middle(self.to_middle(fine))
         coarse = self.coarse(self.to_coarse(middle))
@@ -457,6 +469,24 @@ def _conv(width: int, out: int) -> list[nn.Module]:
 
 def _stage(width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(Residual(width) for _ in range(blocks)))
+
+
+def enlarged(detector: Detector, config: DetectorConfig) -> Detector:
+    """Return a detector of another canvas, finder or view size with the weights of a trained one.
+
+    The layers that see the whole view are stretched with it; everything else is convolutional and taken as it is.
+    """
+    grown = Detector(config)
+    state = detector.state_dict()
+    channels = config.reader_widths[1] // 2
+    for name in ("reader.kind.0.weight", "reader.who.0.weight"):
+        weight = state[name]
+        cells, wanted = detector.config.crop_size // 8, config.crop_size // 8
+        maps, rest = weight[:, : channels * cells * cells], weight[:, channels * cells * cells :]
+        maps = F.interpolate(maps.view(-1, channels, cells, cells), wanted, mode="bilinear", align_corners=False)
+        state[name] = torch.cat([maps.flatten(1) * (cells / wanted) ** 2, rest], 1)
+    grown.load_state_dict(state)
+    return grown
 
 
 def as_pictures(images: Tensor | np.ndarray | Sequence[np.ndarray]) -> list[Tensor]:
@@ -589,7 +619,7 @@ def paste_mask(logits: Tensor, view: Tensor, size: Sequence[int]) -> np.ndarray:
 
 
 PRESETS: dict[str, DetectorConfig] = {
-    "embedded": DetectorConfig(),
+    "embedded": DetectorConfig(image_size=256, finder_size=128, crop_size=64),
     "sharp": DetectorConfig(crop_size=64, reader_stem="conv", normed_summary=True),
     "tiny": DetectorConfig(
         image_size=64,

@@ -49,7 +49,7 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """
     height, width = (size, size) if isinstance(size, int) else size
     if not all(MIN_SIZE <= side <= MAX_SIZE for side in (height, width)):
-        raise ShapeError(f"size {height}x{width} is outside {MIN_SIZE}..{MAX_SIZE}", hint="use 128x128")
+        raise ShapeError(f"size {height}x{width} is outside {MIN_SIZE}..{MAX_SIZE}", hint="use 256x256")
     return height, width
 
 
@@ -90,12 +90,10 @@ def render(scene: SceneGraph, size: int | tuple[int, int] = 128, *, masks: bool 
     scene_back = backdrop(scene.background, round(width / height, 3), scene.backdrop % BACKDROPS_PER_KIND)
     canvas = aggdraw.Draw("RGB", (width, height))
     canvas.setantialias(True)
-    canvas.frombytes(_gradient(scene_back.top, scene_back.bottom, height, width))
+    top, bottom = (_backdrop_tone(fill, style) for fill in (scene_back.top, scene_back.bottom))
+    canvas.frombytes(_gradient(top, bottom, height, width))
     for shape in scene_back.shapes:
-        fill = _wash(shape.fill) if style == "ink" else shape.fill
-        canvas.polygon(
-            (shape.points * height).ravel().tolist(), aggdraw.Brush(fill[:3], fill[3] if len(fill) > 3 else 255)
-        )
+        _draw_backdrop(canvas, shape, style, height)
     placed = [place(character, height, width) for character in scene.characters]
     for character, parts in zip(scene.characters, placed, strict=True):
         _draw_character(canvas, sprite_of(character), parts, style, height)
@@ -112,34 +110,70 @@ def render(scene: SceneGraph, size: int | tuple[int, int] = 128, *, masks: bool 
     return Rendered(image, boxes, _visible(placed, height, width) if masks else None)
 
 
+def _backdrop_tone(fill: Colour, style: str) -> Colour:
+    """Return what a style makes of a colour of the place: washed-out for ink, parchment for shadow puppets."""
+    return _wash(fill) if style == "ink" else _parchment(fill) if style == "puppet" else fill
+
+
+def _draw_backdrop(canvas: aggdraw.Draw, shape: Shape, style: str, height: int) -> None:
+    unit = height / 128
+    points = shape.points * height
+    fill = _backdrop_tone(shape.fill, style)
+    alpha = fill[3] if len(fill) > 3 else 255
+    large = min(np.ptp(shape.points, axis=0)) > 0.09
+    pen = None
+    if style == "papercut" and large:
+        shadow = np.add(points, (1.2 * unit, -1.8 * unit)).ravel().tolist()
+        canvas.polygon(shadow, None, aggdraw.Brush((40, 30, 50), 60))
+        pen = aggdraw.Pen(mix(fill, (255, 255, 255), 0.65), 1.2 * unit)
+        alpha = 255
+    elif style == "ink" and large:
+        pen = aggdraw.Pen((96, 92, 98), 0.8 * unit)
+    elif style == "crayon" and large:
+        pen = aggdraw.Pen(mix(fill, INK, 0.25), 1.0 * unit)
+    canvas.polygon(points.ravel().tolist(), pen, aggdraw.Brush(fill[:3], alpha))
+
+
+_RIM = tuple((float(np.cos(a)), float(np.sin(a))) for a in np.arange(8) * np.pi / 4)
+"""Directions in which white copies make a cut-out's rim: a wide line would grow spikes at sharp corners."""
+
+
 def _draw_character(
     canvas: aggdraw.Draw, shapes: tuple[Shape, ...], parts: list[Points], style: str, height: int
 ) -> None:
     unit = height / 128
-    flats = [part.ravel().tolist() for part in parts]
     if style == "papercut":
-        shadow, shadow_pen = aggdraw.Brush((40, 30, 50), 70), None
-        rim = aggdraw.Pen((255, 255, 255), 3.4 * unit)
+        shadow, rim = aggdraw.Brush((40, 30, 50), 90), aggdraw.Brush((255, 255, 255))
+        edged = [part for shape, part in zip(shapes, parts, strict=True) if shape.edge]
+        for part in edged:
+            canvas.polygon(np.add(part, (1.8 * unit, 2.4 * unit)).ravel().tolist(), None, shadow)
+        for part in edged:
+            for x, y in _RIM:
+                canvas.polygon(np.add(part, (2.0 * x * unit, 2.0 * y * unit)).ravel().tolist(), None, rim)
+    elif style == "ink":  # a brush stroke: the line is heavier below and to the right
+        brush = aggdraw.Brush(INK)
         for shape, part in zip(shapes, parts, strict=True):
             if shape.edge:
-                canvas.polygon(np.add(part, (1.6 * unit, 2.2 * unit)).ravel().tolist(), shadow_pen, shadow)
-        for shape, flat in zip(shapes, flats, strict=True):
-            if shape.edge:
-                canvas.polygon(flat, rim)
-    for shape, flat in zip(shapes, flats, strict=True):
-        fill = shape.fill
-        brush = aggdraw.Brush(fill[:3], fill[3] if len(fill) > 3 else 255)
+                canvas.polygon(
+                    np.add(part, (0.5 * unit, 0.8 * unit)).ravel().tolist(), aggdraw.Pen(INK, 1.9 * unit), brush
+                )
+    for shape, part in zip(shapes, parts, strict=True):
+        flat, fill = part.ravel().tolist(), shape.fill
         pen = None
+        if style == "ink":
+            fill = (*mix(fill, (255, 253, 246), 0.18), *fill[3:])
+        elif style == "puppet" and shape.edge:
+            fill = mix(fill, (60, 28, 10), 0.3)
         if shape.edge:
             if style == "ink":
-                pen = aggdraw.Pen(INK, 1.7 * unit)
+                pen = aggdraw.Pen(INK, 1.2 * unit)
             elif style == "puppet":
-                pen = aggdraw.Pen((74, 40, 22), 1.3 * unit)
+                pen = aggdraw.Pen((40, 20, 12), 1.8 * unit)
             elif style == "crayon":
-                pen = aggdraw.Pen(mix(fill, INK, 0.45), 1.1 * unit)
+                pen = aggdraw.Pen(mix(fill, INK, 0.4), 1.5 * unit)
             elif style == "flat":
-                pen = aggdraw.Pen(mix(fill, INK, 0.3), 0.7 * unit)
-        canvas.polygon(flat, pen, brush)
+                pen = aggdraw.Pen(mix(fill, INK, 0.3), 0.6 * unit)
+        canvas.polygon(flat, pen, aggdraw.Brush(fill[:3], fill[3] if len(fill) > 3 else 255))
 
 
 def _visible(placed: list[list[Points]], height: int, width: int) -> NDArray[np.bool_]:
@@ -154,11 +188,21 @@ def _visible(placed: list[list[Points]], height: int, width: int) -> NDArray[np.
     return numbers[None] == np.arange(1, len(placed) + 1, dtype=np.uint8)[:, None, None]
 
 
+def _grey(fill: Colour) -> int:
+    return round(0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2])
+
+
 def _wash(fill: Colour) -> Colour:
-    """Ink pictures have a pale, watered-down background."""
-    grey = round(0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2])
-    pale = mix(mix(fill, (grey, grey, grey), 0.45), (252, 248, 238), 0.42)
+    """Ink pictures have a pale background of thin washes on paper."""
+    pale = mix(mix(fill, (_grey(fill),) * 3, 0.6), (253, 250, 242), 0.5)
     return (*pale, fill[3]) if len(fill) > 3 else pale
+
+
+def _parchment(fill: Colour) -> Colour:
+    """Shadow puppets play before lit parchment: brown tones with a trace of the place's colours."""
+    light = 0.4 + 0.6 * _grey(fill) / 255
+    tone = mix(fill, (round(255 * light), round(208 * light), round(136 * light)), 0.74)
+    return (*tone, fill[3]) if len(fill) > 3 else tone
 
 
 @lru_cache(maxsize=256)
@@ -168,21 +212,28 @@ def _gradient(top: Colour, bottom: Colour, height: int, width: int) -> bytes:
     return np.ascontiguousarray(np.broadcast_to(column[:, None], (height, width, 3)).astype(np.uint8)).tobytes()
 
 
+HATCH = 8
+"""Distance of crayon strokes in pixels, whatever the picture's size: the paper's tooth, not the drawing's."""
+
+
 @lru_cache(maxsize=16)
-def _grain(height: int, width: int) -> NDArray[np.int16]:
-    """Slanted wax strokes, as additive brightness."""
+def _grain(height: int, width: int) -> NDArray[np.float32]:
+    """Return how much paper shows between slanted wax strokes, (H, W, 1) in [0, 0.4]; pressure varies slowly."""
+    y, x = np.mgrid[0:height, 0:width]
+    stroke = np.abs((x + y) % HATCH - HATCH / 2) / (HATCH / 2)
     rng = np.random.default_rng(7)
-    unit = max(1, round(height / 128))
-    noise = rng.standard_normal((height // unit + 8, width // unit + 8))
-    strokes = sum(np.roll(noise, (k, -k), (0, 1)) for k in range(4)) / 2
-    grain = np.kron(strokes, np.ones((unit, unit)))[:height, :width] * 6
-    return np.repeat(grain.astype(np.int16)[:, :, None], 3, axis=2)
+    coarse = rng.random((height // 32 + 2, width // 32 + 2))
+    fy, fx = y / 32, x / 32
+    iy, ix = fy.astype(int), fx.astype(int)
+    fy, fx = fy - iy, fx - ix
+    pressure = (coarse[iy, ix] * (1 - fx) + coarse[iy, ix + 1] * fx) * (1 - fy)
+    pressure += (coarse[iy + 1, ix] * (1 - fx) + coarse[iy + 1, ix + 1] * fx) * fy
+    return (stroke**2 * (0.16 + 0.24 * pressure)).astype(np.float32)[:, :, None]
 
 
 def _crayon(image: Picture) -> Picture:
-    toned = image.astype(np.int16)
-    toned += _grain(*image.shape[:2])
-    return np.clip(toned, 0, 255).astype(np.uint8)
+    grain = _grain(*image.shape[:2])
+    return np.round(image + (252.0 - image) * grain).astype(np.uint8)
 
 
 @lru_cache(maxsize=16)
@@ -190,7 +241,7 @@ def _glow(height: int, width: int) -> NDArray[np.uint16]:
     """A warm lamp behind the screen: multipliers in 1/256, brighter in the middle."""
     y, x = np.mgrid[0:height, 0:width]
     r2 = ((y / height - 0.5) ** 2 + (x / width - 0.5) ** 2)[:, :, None]
-    return np.round(256 * np.clip(1.06 - 0.8 * r2, 0.3, 1) * np.array([1.0, 0.94, 0.8])).astype(np.uint16)
+    return np.round(256 * np.clip(1.1 - 1.1 * r2, 0.3, 1) * np.array([1.0, 0.97, 0.9])).astype(np.uint16)
 
 
 def _lamp_light(image: Picture) -> Picture:

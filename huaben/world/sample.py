@@ -1,7 +1,7 @@
 """Random scenes, and the split of the world into what is trained on and what is held out.
 
 Held out for ever: a tenth of all (species, colour) pairs and a tenth of all (species, accessory) pairs
-(``split="composition"`` draws characters from these), pictures with four characters, and, in :mod:`.captions`, some
+(``split="composition"`` draws characters from these), pictures with four and more characters, and, in :mod:`.captions`, some
 paraphrase templates of each language.
 """
 
@@ -120,7 +120,7 @@ def sample_scene(
     Args:
         rng: source of all randomness.
         split: ``composition`` makes every character a combination that training never shows.
-        num_characters: 0..4; by default 1..3 (training never shows four).
+        num_characters: 0..6; by default 1..3 (training never shows more).
         style: a fixed picture style.
         aspect: width over height of the picture it is for.
 

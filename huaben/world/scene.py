@@ -14,7 +14,7 @@ from .vocabulary import KEYS
 
 BoxTuple = tuple[float, float, float, float]
 
-MAX_CHARACTERS = 4
+MAX_CHARACTERS = 6
 TRAINED_CHARACTERS = 3
 """Pictures with more characters than this are never trained on."""
 
@@ -53,7 +53,7 @@ class SceneGraph(Config):
 
     Attributes:
         background, style: keys of :mod:`.vocabulary`.
-        characters: 0 to 4, back to front.
+        characters: 0 to 6, back to front.
         backdrop: seed of what varies in a background (hills, clouds, windows) and is not described.
     """
 

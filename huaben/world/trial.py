@@ -40,7 +40,10 @@ DISTORTIONS: dict[str, Distortion] = {
 CAST = 20
 """Individuals of one species and colour among whom one has to be recognised."""
 
-BATCH = 64
+SIZE = 256
+"""Side of the pictures, as they are painted by default."""
+
+BATCH = 32
 
 
 def distortion_named(name: str) -> Distortion:
@@ -62,7 +65,7 @@ def reading_trial(
     distortion: str = "clean",
     split: Split = "train",
     num_characters: int | None = None,
-    size: int | tuple[int, int] = 128,
+    size: int | tuple[int, int] = SIZE,
     masks: bool = True,
 ) -> dict[str, list[float]]:
     """Read fresh pictures back.
@@ -154,7 +157,7 @@ def _portrait(look: dict[str, str], identity: int, rng: np.random.Generator, num
     actor = scene.characters[place].replace(species=look["species"], colour=look["colour"], identity=identity)
     characters = list(scene.characters)
     characters[place] = fit_to_place(actor)
-    return render(scene.replace(characters=tuple(characters)), 128), place
+    return render(scene.replace(characters=tuple(characters)), SIZE), place
 
 
 def fit_to_place(character: SceneCharacter) -> SceneCharacter:

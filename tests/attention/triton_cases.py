@@ -34,8 +34,9 @@ def formula(
     edge: str = "virtual",
     key_mask: Tensor | None = None,
     documents: Tensor | None = None,
+    scores_into: list[Tensor] | None = None,
 ) -> Tensor:
-    """Every map written out: scores, both convolutions, softmax."""
+    """Every map written out: scores, both convolutions, softmax; the visible scores are appended to a list."""
     heads, queries, keys = q.shape[1], q.shape[2], k.shape[2]
     k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
     a = q @ k.mT / math.sqrt(q.shape[-1])
@@ -59,6 +60,8 @@ def formula(
             kept = kept | (torch.arange(keys + 2 * radius) > i[:, None])
         h = torch.where(kept[:, None], F.leaky_relu(u, 0.01), 0)
         scores = scores + F.conv2d(h, weight2[:, :, None], padding=(0, radius))[..., :keys]
+    if scores_into is not None:
+        scores_into.append(scores * visible[:, None])
     p = torch.softmax(scores.masked_fill(~visible[:, None], -1e300), -1)
     return (p * visible.any(-1)[:, None, :, None]) @ v
 
@@ -184,11 +187,36 @@ def test_one_position():
 
 
 def test_extreme_scores_stay_finite():
+    """Scores of 1e4 make output and gradients depend on the last bits of the input: the error may be as large as that.
+
+    What fp32 can hold is measured in fp64, so that the bound is the same on every processor: the largest change when
+    every input, and the gradient of every score beside its largest term, moves by a unit in the last place of fp32.
+    """
     leaves = random_case(queries=18, spread=60.0)
     scores = leaves["q"] @ leaves["k"].mT / math.sqrt(8)
     assert scores.abs().max() > 1e4
-    out = compare(leaves, 5e-2)  # fp32 holds scores of 1e4 to 1e-3, hence the exponent no better
-    assert out.isfinite().all()
+    out = triton_attention(**leaves, kernel_size=3, with_bias=True)
+    d_out = torch.randn(out.shape)
+    found = [out, *torch.autograd.grad(out, list(leaves.values()), d_out)]
+
+    def exactly(noise: float) -> list[Tensor]:
+        moved = {
+            name: (leaf.detach().double() * (1 + noise * torch.randn(leaf.shape, dtype=torch.float64))).requires_grad_()
+            for name, leaf in leaves.items()
+        }
+        scores: list[Tensor] = []
+        result = formula(**moved, scores_into=scores)
+        size = noise * float(d_out.abs().max() * leaves["v"].detach().abs().max()) * leaves["v"].shape[-1]
+        rounding = size * torch.randn(scores[0].shape, dtype=torch.float64)
+        gradients = torch.autograd.grad([result, scores[0]], list(moved.values()), [d_out.double(), rounding])
+        return [result.detach(), *gradients]
+
+    expected, moved = exactly(0.0), [exactly(2.0**-23) for _ in range(16)]
+    for place, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert ours.isfinite().all()
+        held = max(float((other[place] - theirs).abs().max()) for other in moved)
+        error = float((ours.detach().double() - theirs).abs().max())
+        assert error < 4 * held + 1e-5 * float(theirs.abs().max()), (place, error, held)
 
 
 def test_later_positions_do_not_reach_back():

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from huaben.bench import draw_speed
-from huaben.diffusion.pipeline import Painting, PaintRequest, PipelineConfig, Progress
+from huaben.diffusion.pipeline import PipelineConfig
 from huaben.errors import CheckpointError, ConfigError, GenerationError
+from huaben.painting import Painting, PaintRequest, Progress
 
 
 @dataclass

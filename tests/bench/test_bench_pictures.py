@@ -18,6 +18,7 @@ class Forgetful:
 
     def __init__(self):
         self.renderer = RendererPainter()
+        self.limits = self.renderer.limits
 
     def paint(self, request, **kwargs):
         from dataclasses import replace
@@ -69,7 +70,7 @@ class Exact:
                 self.scenes[case.request.seed] = case.scene
 
     def paint(self, request, **_):
-        from huaben.diffusion.pipeline import Painting
+        from huaben.painting import Painting
         from huaben.world.render import render
 
         scene = self.scenes[request.seed]

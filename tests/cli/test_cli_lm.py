@@ -141,3 +141,16 @@ def test_both_languages_say_the_same_things() -> None:
     assert TEXTS["en"].keys() == TEXTS["zh"].keys()
     for key, text in TEXTS["en"].items():
         assert holes(text) == holes(TEXTS["zh"][key]), key
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(capsys, tmp_path):
+    from huaben.cli.main import main
+    from huaben.files import folder_lock
+
+    text = tmp_path / "text.txt"
+    text.write_text("a red cat on the beach. " * 200, encoding="utf-8")
+    line = ["lm", "train", str(text), "--out", str(tmp_path / "run"), "--steps", "1", "--length", "16", "--batch", "1"]
+    with folder_lock(tmp_path / "run", "training"):
+        assert main(line) == 1
+    assert "in use by another training" in capsys.readouterr().err
+    assert main(line) == 0

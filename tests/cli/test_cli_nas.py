@@ -133,6 +133,69 @@ def test_search_replays_a_table(capsys: Any, tmp_path: Path, space: Path) -> Non
     assert result["best"]["value"] == max(t["value"] for t in result["trials"])
 
 
+def test_a_replay_proposes_only_what_a_partial_table_has(capsys: Any, tmp_path: Path, space: Path) -> None:
+    found = load_space(space)
+    some = [arch for arch in found.enumerate() if sum(arch) % 2][:8]
+    rows = [f"{found.format(arch)},{sum(arch)},{sum(arch)}" for arch in some]
+    table = tmp_path / "table.csv"
+    table.write_text("arch,class_scene,jigsaw\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    line = ["search", tmp_path / "run", "--space", space, "--task", "class_scene", "--table", table]
+    line += ["--method", "random", "--json", "--budget"]
+    code, out, err = run(capsys, *line, 20)
+    assert code == 0, err
+    result = json.loads(out)
+    keys = {found.canonical(arch) for arch in some}
+    assert {trial["key"] for trial in result["trials"]} == keys
+    assert all(trial["state"] == "complete" for trial in result["trials"])
+    assert result["rank"] == 1 and result["percentile"] == 12.5
+    code, out, _ = run(capsys, *line, 20)  # the folder remembers what it may propose
+    assert {trial["key"] for trial in json.loads(out)["trials"]} == keys
+
+
+def test_other_columns_are_sources_and_rank_is_counted_from_the_best(capsys: Any, tmp_path: Path, space: Path) -> None:
+    found = load_space(space)
+    some = list(found.enumerate())[::3]
+    rows = [f"{found.format(arch)},{-place},{place}" for place, arch in enumerate(some)]
+    table = tmp_path / "table.csv"
+    table.write_text("arch,class_scene,jigsaw\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    line = ["search", tmp_path / "run", "--space", space, "--task", "class_scene", "--table", table]
+    code, out, err = run(capsys, *line, "--method", "source_rank", "--budget", 1, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["source_evaluations"] == len(some)
+    value = -result["best"]["value"]  # its place from 0
+    assert result["rank"] == value + 1
+
+
+def test_a_table_without_rows_is_an_error_and_makes_no_search(capsys: Any, tmp_path: Path, space: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("arch,class_scene\n", encoding="utf-8")
+    line = ["search", tmp_path / "run", "--space", space, "--task", "class_scene", "--table", table]
+    code, out, err = run(capsys, *line, "--method", "random", "--json")
+    assert (code, out) == (1, "")
+    assert "no value of 'class_scene'" in err
+    assert not (tmp_path / "run" / "search.json").exists()
+
+
+def test_a_trial_without_a_value_is_no_failure(capsys: Any, tmp_path: Path, space: Path) -> None:
+    run(capsys, "ask", tmp_path / "run", "--space", space, "--method", "random")
+    code, _, err = run(capsys, "tell", tmp_path / "run", 0)
+    assert code == 2 and "--value" in err
+    assert run(capsys, "tell", tmp_path / "run", 0, "--value", 1)[0] == 0
+
+
+def test_an_evaluation_that_prints_much_keeps_its_last_line(capsys: Any, tmp_path: Path, space: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("import sys\nfor _ in range(300): print('x' * 10_000)\nprint(sys.argv[1])\n")
+    line = ["search", tmp_path / "run", "--space", space, "--method", "random", "--budget", 1, "--json", "--command"]
+    code, out, _ = run(capsys, *line, f"{sys.executable} {script} 7")
+    assert json.loads(out)["best"]["value"] == 7
+    line[1] = tmp_path / "other"
+    code, out, _ = run(capsys, *line, f"{sys.executable} {script} " + "y" * 9000)
+    assert code == 0
+    assert len(json.loads(out)["trials"][0]["error"]) < 1000
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

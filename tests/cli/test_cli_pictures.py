@@ -157,6 +157,87 @@ def test_chat_reads_what_is_typed(renderer, capsys, tmp_path, monkeypatch):
     assert "nowhere.png" in err
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", "Q", "bye", "/exit", "/quit", "退出"])
+def test_chat_is_left_by_any_usual_word(renderer, capsys, tmp_path, monkeypatch, word):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"/seed\n{word}\na red cat\n"))
+    code, out, err = run(capsys, "chat", "--out", tmp_path / "s", "--size", 64, "--steps", 1, "--seed", 5)
+    assert (code, out) == (0, "")
+    assert "/quit" in err
+    assert "seed of the story: 5" in err
+    assert not (tmp_path / "s" / "turns.jsonl").exists()
+
+
+def test_undo_takes_the_last_change_back(renderer, capsys, tmp_path, monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("a red cat on the beach\nmake it blue\n/undo\n"))
+    code, out, _ = run(capsys, "chat", "--out", tmp_path / "s", "--size", 64, "--steps", 1, "--json")
+    assert code == 0
+    turns = json.loads(out)["turns"]
+    assert len(turns) == 3
+    colours = [turn["page"]["characters"][0]["prompt"] for turn in turns]
+    assert colours[0] == colours[2] != colours[1]
+
+
+def test_an_interrupted_drawing_does_not_end_the_chat(renderer, capsys, tmp_path, monkeypatch):
+    import io
+
+    real = renderer.paint
+
+    def paint(request, **kwargs):
+        if "blue" in request.prompt:
+            raise KeyboardInterrupt
+        return real(request, **kwargs)
+
+    monkeypatch.setattr(renderer, "paint", paint)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a red cat on the beach\nmake it blue\nmake it green\n"))
+    code, out, err = run(capsys, "chat", "--out", tmp_path / "s", "--size", 64, "--steps", 1, "--json")
+    assert code == 0
+    assert "the story goes on" in err
+    assert [turn["turn"] for turn in json.loads(out)["turns"]] == [1, 2]
+
+
+def test_an_interrupted_script_goes_on_at_its_first_unplayed_line(renderer, capsys, tmp_path, monkeypatch):
+    lines = [{"text": "a red cat on the beach"}, {"text": "make it blue"}, {"text": "hello"}]
+    real = renderer.paint
+
+    def paint(request, **kwargs):
+        if "blue" in request.prompt:
+            raise KeyboardInterrupt
+        return real(request, **kwargs)
+
+    command = ("chat", "--script", script(tmp_path, *lines), "--out", tmp_path / "s", "--size", 64, "--steps", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(renderer, "paint", paint)
+        code, out, _ = run(capsys, *command, "--json")
+    assert code == 130
+    values = json.loads(out)
+    assert [turn["turn"] for turn in values["turns"]] == [1]
+    assert (tmp_path / "s" / "storyboard.html").is_file()
+    for _ in range(2):  # once more changes nothing
+        code, out, _ = run(capsys, *command, "--json")
+        assert code == 0
+        assert [turn["action"] for turn in json.loads(out)["turns"]] == ["draw", "draw", "chat"]
+
+
+def test_draw_says_that_it_made_a_folder(renderer, capsys, tmp_path):
+    path = tmp_path / "new" / "x.png"
+    code, _, err = run(capsys, "draw", "a red cat", "--size", 64, "--steps", 1, "--out", path)
+    assert code == 0
+    assert str(path.parent) in err
+    assert "made the folder" not in run(capsys, "draw", "a red cat", "--size", 64, "--steps", 1, "--out", path)[2]
+
+
+@pytest.mark.parametrize("option", ["--steps", "--attempts"])
+def test_chat_checks_its_options_before_it_begins(capsys, tmp_path, option):
+    code, _, err = run(capsys, "chat", "--demo", "--out", tmp_path / "s", option, 0)
+    assert code == 2
+    assert option in err
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

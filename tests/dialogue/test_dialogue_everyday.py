@@ -98,8 +98,8 @@ def test_an_animal_that_is_not_there_is_still_asked_about(first, text):
 @pytest.mark.parametrize(
     ("first", "text", "said"),
     [
-        ("a cat, a dog, a fox and a pig", "the cat sits next to a flower", "only 4"),
-        ("画一只猫，一只狗，一只狐狸和一只猪", "猫坐在一朵花旁边", "4个"),
+        ("a cat, a dog, a fox, a bear, a frog and a pig", "the cat sits next to a flower", "only 6"),
+        ("画一只猫，一只狗，一只狐狸，一只熊，一只青蛙和一只猪", "猫坐在一朵花旁边", "6个"),
     ],
 )
 def test_a_full_picture_takes_no_landmark(first, text, said):

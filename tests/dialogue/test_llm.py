@@ -38,7 +38,7 @@ FOX: dict[str, Any] = {
 class Scripted:
     """A chat model that says what it was told to, and remembers what it was asked."""
 
-    name, sees = "scripted", False
+    name, sees_pictures = "scripted", False
 
     def __init__(self, *answers: Any) -> None:
         self.answers = [answer if isinstance(answer, str) else json.dumps(answer) for answer in answers]
@@ -187,7 +187,7 @@ def test_schema_allows_only_known_ids(story: Conversation) -> None:
 
 def test_an_endless_answer_is_cut() -> None:
     class Endless:
-        name, sees = "endless", False
+        name, sees_pictures = "endless", False
 
         def stream(self, messages: Sequence[ChatMessage], *, schema: Any = None) -> Iterator[str]:
             while True:

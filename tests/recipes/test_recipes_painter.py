@@ -8,6 +8,7 @@ from huaben.clip.model import Clip, ClipConfig
 from huaben.diffusion.autoencoder import Autoencoder, AutoencoderConfig
 from huaben.diffusion.grounding import PRESETS as GROUNDED
 from huaben.diffusion.grounding import GroundedDiTConfig, GroundingConfig
+from huaben.errors import ConfigError
 from huaben.language.encoder import TextEncoder, TextEncoderConfig
 from huaben.recipes import painter_data
 from huaben.recipes.autoencoder import AutoencoderRecipe, to_images, to_tensor, with_latent_statistics
@@ -79,9 +80,9 @@ def recipe(weights, tmp_path, monkeypatch):
 
 def test_shard_is_reproducible_and_survives_the_disk(weights, tmp_path):
     model = Autoencoder.from_pretrained(weights / "autoencoder")
-    a, b = make_shard(1, 3, model, 6), make_shard(1, 3, model, 6)
+    a, b = make_shard(1, 4, model, 6), make_shard(1, 4, model, 6)
     assert torch.equal(a.latents, b.latents) and torch.equal(a.references, b.references)
-    assert a.size == (96, 160) and a.latents.shape[-2:] == (12, 20)
+    assert a.size == (192, 320) and a.latents.shape[-2:] == (24, 40)
     save_shard(a, tmp_path / "s.safetensors")
     again = load_shard(tmp_path / "s.safetensors")
     assert torch.equal(again.latents, a.latents) and again.scene(2) == a.scene(2)
@@ -132,7 +133,7 @@ def test_painter_learns_and_is_saved(recipe, tmp_path):
 def test_preview_shows_three_rows(recipe):
     torch.manual_seed(0)
     picture = recipe.preview(recipe.build().eval())
-    assert picture.dtype == np.uint8 and picture.shape == (3 * 128, 8 * 128, 3)
+    assert picture.dtype == np.uint8 and picture.shape == (3 * 256, 8 * 256, 3)
 
 
 def test_autoencoder_recipe_falls_and_measures_its_latents(tmp_path):
@@ -155,3 +156,18 @@ def test_autoencoder_recipe_falls_and_measures_its_latents(tmp_path):
 def test_pictures_survive_the_tensor_round_trip():
     images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
     assert np.array_equal(to_images(to_tensor(images)), images)
+
+
+def test_a_fine_tuned_decoder_keeps_its_encoder(tmp_path):
+    torch.manual_seed(0)
+    Autoencoder(TINY_AE).save_pretrained(tmp_path / "start")
+    recipe = AutoencoderRecipe(batch_size=4, start_from=tmp_path / "start", decoder_only=True)
+    config = recipe.fit.replace(bf16=False, warmup_steps=1, checkpoint_every_s=1000.0, preview_every=0)
+    recipe.evaluate = lambda model: {}
+    result = fit(recipe, tmp_path / "run", steps=3, config=config, progress=False)
+    before, after = (Autoencoder.from_pretrained(f).state_dict() for f in (tmp_path / "start", result.folder))
+    same = {name: torch.allclose(before[name], after[name], atol=2e-3) for name in before}
+    assert all(value for name, value in same.items() if name.startswith("encoder"))
+    assert not all(torch.equal(before[n], after[n]) for n in before if n.startswith("decoder"))
+    with pytest.raises(ConfigError, match="encoder to keep"):
+        AutoencoderRecipe(decoder_only=True)

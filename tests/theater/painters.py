@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from huaben.diffusion.pipeline import Painting, PaintRequest
+from huaben.painting import Painting, PaintRequest
 from huaben.promptbook.book import Character, Page, sorted_attributes
 from huaben.stages.embedded.oracle import RendererPainter, RendererReader
 
@@ -33,6 +33,7 @@ class Recorder:
 
     painter: Any = field(default_factory=RendererPainter)
     requests: list[PaintRequest] = field(default_factory=list)
+    limits = RendererPainter.limits.replace(guidance=True)
 
     def paint(self, request: PaintRequest, **kwargs: Any) -> Painting:
         self.requests.append(request)

@@ -140,9 +140,9 @@ def test_a_recoloured_character_is_not_traced_and_says_so():
 
 
 def test_more_characters_than_fit_are_left_out_by_depth_and_named():
-    many = [character(str(i), box=(0.1 * i, 0.5, 0.1 * i + 0.09, 0.9)).replace(z=i, name=f"cat {i}") for i in range(6)]
+    many = [character(str(i), box=(0.1 * i, 0.5, 0.1 * i + 0.09, 0.9)).replace(z=i, name=f"cat {i}") for i in range(8)]
     painter, result = play(page(*many))
-    assert [c.id for c in painter.requests[0].characters] == ["2", "3", "4", "5"]
+    assert [c.id for c in painter.requests[0].characters] == ["2", "3", "4", "5", "6", "7"]
     assert "cat 0, cat 1" in result.warnings[0].text("en")
 
 
@@ -182,6 +182,9 @@ def test_attempts_are_plain_json_values():
         "species": True,
         "colour": True,
         "place": True,
+        "accessory": True,
+        "expression": True,
+        "facing": True,
         "similarity": None,
     }
     assert isinstance(result.reading.characters[0].identity, np.ndarray)
@@ -191,7 +194,7 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="attempts=0"):
         PerformanceConfig(attempts=0)
     with pytest.raises(ConfigError, match="100x128"):
-        PerformanceConfig(size=(100, 128))
+        play(page(character()), config=CONFIG.replace(size=(100, 128)))
 
 
 def test_an_unknown_way_of_guidance_is_refused():
@@ -224,7 +227,7 @@ def test_another_background_is_painted_again_and_said():
 class Sketching(Recorder):
     """A painter that wants sketches."""
 
-    paints_from_sketch = True
+    limits = RendererPainter.limits.replace(sketch=True, guidance=True)
 
 
 def test_the_cast_keeps_the_sketch_until_the_look_changes():
@@ -238,3 +241,30 @@ def test_the_cast_keeps_the_sketch_until_the_look_changes():
     for look in ({"expression": "sad"}, {"accessory": "crown"}):
         play(page(character(**look)), first.cast, painter)
         assert not np.array_equal(painter.requests[-1].characters[0].reference, drawn), look
+
+
+class Moody:
+    """Reads everything right but takes everyone for angry, with a stated certainty."""
+
+    def __init__(self, painter, certainty):
+        self.reader, self.certainty = RendererReader(painter), certainty
+
+    def detect(self, images, *, masks=False):
+        def angry(seen):
+            likely = np.full(5, (1 - self.certainty) / 4, np.float32)
+            likely[3] = self.certainty
+            return replace(seen, expression="angry", probabilities={**seen.probabilities, "expression": likely})
+
+        readings = self.reader.detect(images, masks=masks)
+        return [replace(reading, characters=tuple(map(angry, reading.characters))) for reading in readings]
+
+
+@pytest.mark.parametrize(("certainty", "told"), [(0.97, True), (0.6, False)])
+def test_another_expression_is_told_if_the_reader_is_sure_and_keeps_the_picture(certainty, told):
+    painter = Recorder()
+    _, result = play(page(character(expression="happy")), painter=painter, reader=Moody(painter.painter, certainty))
+    assert len(painter.requests) == 1
+    assert result.kept.right and not result.kept.findings[0].all_right
+    assert [note.code for note in result.warnings] == (["character_expression"] if told else [])
+    if told:
+        assert "angry" in result.warnings[0].text("en") and "生气" in result.warnings[0].text("zh")

@@ -21,6 +21,7 @@ from huaben.world.detector import (
     apply_correction,
     correction_to,
     crop,
+    enlarged,
     grow,
     letterbox,
     paste_mask,
@@ -236,8 +237,8 @@ def test_reading_becomes_a_scene_and_json() -> None:
     values = json.loads(json.dumps(reading.to_dict()))
     assert values["characters"][0]["species"] == "cat"
     assert len(values["characters"][0]["identity"]) == 32
-    many = Reading(tuple(seen("cat", "red", (0.1, 0.2, 0.5, 0.9)) for _ in range(6)), "snow", "ink")
-    assert len(many.to_scene().characters) == 4
+    many = Reading(tuple(seen("cat", "red", (0.1, 0.2, 0.5, 0.9)) for _ in range(8)), "snow", "ink")
+    assert len(many.to_scene().characters) == 6
 
 
 # -- matching ----------------------------------------------------------------------------------------------------
@@ -302,3 +303,34 @@ def test_score_counts_missing_wrong_and_extra_characters() -> None:
     assert score_reading(exact, scene).exact
     with pytest.raises(DataError):
         exact.to_scene().characters[0].replace(species="dragon")
+
+
+def test_a_finder_may_look_at_a_smaller_canvas() -> None:
+    torch.manual_seed(0)
+    small = Detector(TINY).eval()
+    large = Detector(TINY.replace(image_size=128, finder_size=64)).eval()
+    large.load_state_dict(small.state_dict())
+    canvas = torch.rand(2, 3, 128, 128) * 2 - 1
+    found, shrunk = large.find(canvas), small.find(torch.nn.functional.avg_pool2d(canvas, 2))
+    assert torch.equal(found.heat, shrunk.heat) and torch.equal(found.boxes, shrunk.boxes)
+
+
+def test_an_enlarged_detector_summarises_an_even_view_much_as_before() -> None:
+    torch.manual_seed(0)
+    small = Detector(TINY).eval()
+    for name in ("kind", "who"):
+        torch.nn.init.normal_(getattr(small.reader, name)[0].weight)
+    large = enlarged(small, TINY.replace(image_size=128, finder_size=64, crop_size=32)).eval()
+    even = torch.rand(1, small.config.reader_widths[1] // 2, 1, 1)
+    extent = torch.rand(1, 2)
+    for name in ("kind", "who"):
+        sums = [
+            getattr(model.reader, name)[0](torch.cat([even.expand(-1, -1, cells, cells).flatten(1), extent], 1))
+            for model, cells in ((small, 3), (large, 4))
+        ]
+        assert torch.corrcoef(torch.stack([part[0] for part in sums]))[0, 1] > 0.9
+
+
+def test_a_finder_that_does_not_divide_the_canvas_is_refused() -> None:
+    with pytest.raises(ConfigError, match="finder_size=48"):
+        TINY.replace(image_size=128, finder_size=48)

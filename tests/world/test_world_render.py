@@ -117,8 +117,8 @@ def test_render_refuses_impossible_sizes(size):
 def test_scene_refuses_what_is_not_in_the_world():
     with pytest.raises(DataError, match="dragon"):
         cat(species="dragon")
-    with pytest.raises(DataError, match="at most 4"):
-        SceneGraph(background="sea", characters=(cat(),) * 5)
+    with pytest.raises(DataError, match="at most 6"):
+        SceneGraph(background="sea", characters=(cat(),) * 7)
     with pytest.raises(ConfigError):
         sample_scene(numpy_stream(0, "t"), num_characters=7)
 

@@ -33,6 +33,8 @@ def interpret(clause: list[Item], sheet: Sheet, *, first: bool) -> None:
     if not _has_content(clause, scene=len(sheet.did) > told):
         return
     clause = name_handed(clause, sheet)
+    if any(isinstance(item, Token) and item.kind == "CMD" and item.key == "add" for item in clause):
+        clause = [item for item in clause if isinstance(item, Noun) or item.text.lower() != "instead"]
     if hand_over(clause, sheet) or exchange(clause, sheet):
         return
     commands = [item.key for item in clause if isinstance(item, Token) and item.kind == "CMD"]

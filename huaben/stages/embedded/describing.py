@@ -16,6 +16,11 @@ def gather(clause: list[Item]) -> list[Item]:
     result: list[Item] = []
     for index, item in enumerate(clause):
         last = result[-1] if result else None
+        if isinstance(item, Token) and item.kind == "DE" and isinstance(last, Token) and _names_by_place(clause, index):
+            result[-1] = Noun(
+                "one", None, last.start, item.end, last.text, det="def", attrs={"place": last.key}, han=True
+            )
+            continue
         if isinstance(item, Token) and item.text.lower() in ("on", "onto") and _stands_on(clause, index):
             item = Token("REL", "above", item.text, item.start, item.end, item.han)
         if isinstance(item, Noun) and item.attrs.get("facing") == "flip":
@@ -65,6 +70,15 @@ def gather(clause: list[Item]) -> list[Item]:
     return result
 
 
+def _names_by_place(clause: list[Item], index: int) -> bool:
+    """Return whether a Chinese place and 的 name somebody ("最左边的戴个耳机")."""
+    place, following = clause[index - 1], clause[index + 1] if index + 1 < len(clause) else None
+    before = clause[index - 2] if index > 1 else None
+    opens = before is None or (isinstance(before, Token) and before.kind in ("WEAK", "CONJ", "FUNC"))
+    acts = isinstance(following, Token) and following.kind in ("CMD", "COLOUR", "COMP", "FACING", "EXPRESSION")
+    return isinstance(place, Token) and place.kind == "PLACE" and place.han and opens and acts
+
+
 def _stands_on(clause: list[Item], index: int) -> bool:
     """Return whether "on" says that somebody is on top of a thing ("an owl on a tree")."""
     at = next_noun(clause, index)
@@ -100,7 +114,11 @@ def deny_colours(clause: list[Item]) -> list[Item]:
 def pin_down(clause: list[Item], sheet: Sheet) -> list[Item]:
     """Let what follows a noun tell which one is meant ("the cat on the left", "the one with the hat")."""
     moves = any(
-        isinstance(item, Token) and item.kind == "CMD" and item.key in ("move", "put", "take") for item in clause
+        isinstance(item, Token)
+        and item.kind == "CMD"
+        and item.key in ("move", "put", "take")
+        and item.text.lower() not in ("give", "gives", "gave", "给")
+        for item in clause
     )
     result: list[Item] = []
     index = 0

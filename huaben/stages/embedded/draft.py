@@ -124,6 +124,7 @@ class Sheet:
         notes: what was left out, as (code, English, Chinese).
         counted: species whose number was set.
         forced: ids to use where a name is ambiguous.
+        instead: ids to use for whoever the message names, when a correction says who was meant.
         changed: whether anything changed.
         added: drafts added in this message.
         used: the largest id number given away.
@@ -150,6 +151,7 @@ class Sheet:
     notes: list[tuple[str, str, str]] = field(default_factory=list)
     counted: set[str] = field(default_factory=set)
     forced: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
     changed: bool = False
     added: list[Draft] = field(default_factory=list)
     used: int = 0

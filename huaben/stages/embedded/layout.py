@@ -14,8 +14,8 @@ from ...world.vocabulary import BACKGROUNDS, KEYS, STYLES, Language, Term, term
 from .words import describe
 
 ASPECTS: dict[str, float] = {
-    "cat": 0.94, "dog": 1.08, "rabbit": 0.62, "bear": 0.85, "fox": 0.85, "mouse": 1.09, "pig": 0.91, "frog": 1.06,
-    "lion": 1.04, "elephant": 1.26, "sheep": 0.98, "bird": 1.25, "owl": 0.95, "penguin": 1.03, "duck": 1.26,
+    "cat": 0.94, "dog": 1.08, "rabbit": 0.7, "bear": 0.85, "fox": 1.0, "mouse": 1.09, "pig": 0.91, "frog": 1.06,
+    "lion": 1.04, "elephant": 1.26, "sheep": 1.06, "bird": 1.25, "owl": 0.95, "penguin": 1.03, "duck": 1.26,
     "turtle": 1.75, "fish": 1.5, "whale": 1.54, "tree": 0.9, "house": 1.13, "car": 1.8, "star": 1.11, "flower": 0.77,
     "mushroom": 1.15, "boat": 1.37, "balloon": 0.84,
 }  # fmt: skip
@@ -35,6 +35,13 @@ SIZE_RANGES: dict[str, tuple[float, float]] = {"small": (0.2, 0.32), "medium": (
 """Heights that read back as each size."""
 
 _GROUND = 0.92
+_BACK_FOOT, _FRONT_FOOT = 0.72, 0.97
+"""Where feet stand when there are too many for one row; both are on the ground of every place."""
+_ROW = 3
+"""How many stand in one row before there are two, each between the heads of the other."""
+_ROW_HEIGHT = 0.27
+_MAX_HIDDEN = 0.08
+"""Share of a box that another one may cover at no cost."""
 _UNSAID_HEIGHTS = (0.38, 0.38, 0.35, 0.28)
 
 
@@ -75,10 +82,18 @@ def layout_characters(wishes: Sequence[Wish], taken: Sequence[Box] = ()) -> tupl
         others = [box for box in taken if (centre(box)[1] < 0.42) == is_high]
         _fit_row(row, heights, wishes, 0.97 - sum(width(box) for box in others))
     targets = _targets(wishes, heights, taken)
+    feet: dict[int, float] = {}
+    ground = [i for i in _row(wishes, False) if wishes[i].relation in (None, "left", "right", "beside")]
+    if len(ground) + full.count(False) > _ROW:
+        for k, i in enumerate(ground):
+            feet[i] = _FRONT_FOOT if k % 2 == 0 else _BACK_FOOT
+            targets[i] = (k + 0.5) / len(ground) if not taken and _column(wishes[i]) is None else targets[i]
+            if wishes[i].height is None and wishes[i].size is None:
+                heights[i] = min(_ROW_HEIGHT, 1.8 / len(ground) / ASPECTS[wishes[i].species])
     placed: dict[int, Box] = {}
     order = sorted(range(len(wishes)), key=lambda i: (_depth(i, wishes), wishes[i].place is None, i))
     for index in order:
-        placed[index] = _search(index, wishes, heights, targets, placed, taken)
+        placed[index] = _search(index, wishes, heights, targets, feet, placed, taken)
     return tuple(placed[index] for index in range(len(wishes)))
 
 
@@ -186,6 +201,7 @@ def _search(
     wishes: Sequence[Wish],
     heights: list[float],
     targets: list[float],
+    feet: dict[int, float],
     placed: dict[int, Box],
     taken: Sequence[Box],
 ) -> Box:
@@ -200,9 +216,11 @@ def _search(
     for shrink, h in enumerate(_height_options(wish, heights[index])):
         w = min(h * ASPECTS[wish.species], 0.96)
         x_wish, y_wish = _wanted_centre(wish, relation, anchor, targets[index], w, h)
+        if index in feet:
+            y_wish = feet[index] - h / 2
         for x in _grid(x_wish, w / 2 + 0.01, 0.99 - w / 2, 32):
             for y in _grid(y_wish, h / 2 + 0.01, 0.98 - h / 2, 16):
-                move = abs(x - x_wish) + (2.0 if floats else 12.0) * abs(y - y_wish)
+                move = abs(x - x_wish) + (2.0 if floats else 3.0) * abs(y - y_wish)
                 if best is not None and move + 0.15 * shrink > best[0]:
                     break
                 box = round_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2))
@@ -210,20 +228,29 @@ def _search(
                 hidden = 0.0
                 for other in others:
                     share = max(overlap_share(box, other), overlap_share(other, box))
-                    allowed = 0.6 if relation in ("behind", "front") and other is anchor else 0.0
+                    allowed = 0.6 if relation in ("behind", "front") and other is anchor else _MAX_HIDDEN
                     hidden += max(0.0, share - allowed)
-                rank = (10.0 * wrong + 6.0 * hidden + move + 0.15 * shrink, x, y)
+                    if relation not in ("above", "below") and _stands_on(box, other):
+                        hidden += 0.05
+                rank = (10.0 * wrong + 20.0 * hidden + move + 0.15 * shrink, x, y)
                 if best is None or rank < best:
                     best, chosen = rank, box
     return chosen
+
+
+def _stands_on(a: Box, b: Box) -> bool:
+    """Return whether one of two boxes has its feet about where the other has its head, mostly above it."""
+    upper, lower = (a, b) if a[3] < b[3] else (b, a)
+    across = min(a[2], b[2]) - max(a[0], b[0])
+    return abs(upper[3] - lower[1]) < 0.06 and across > 0.6 * min(width(a), width(b))
 
 
 def _height_options(wish: Wish, start: float) -> list[float]:
     """Return heights to try, largest first, that keep a size that was asked for."""
     if wish.height is not None:
         return [start]
-    floor = SIZE_RANGES[wish.size][0] if wish.size is not None else 0.2
-    return [start, *(start * scale for scale in (0.88, 0.76) if start * scale >= floor)]
+    floor = SIZE_RANGES[wish.size][0] if wish.size is not None else 0.17
+    return [start, *(start * scale for scale in (0.88, 0.76, 0.62) if start * scale >= floor)]
 
 
 def _grid(wish: float, low: float, high: float, steps: int) -> list[float]:
@@ -275,7 +302,7 @@ def _obeys(box: Box, wish: Wish, relation: str | None, anchor: Box | None) -> bo
         low, _, high = COLUMNS[_column(wish) or "middle"]
         if place_key(box) != wish.place or not low <= x <= high:
             return False
-    elif relation is None and not _is_high(wish) and box[3] < 0.6:
+    elif relation is None and not _is_high(wish) and box[3] < 0.7:
         return False
     if relation is None or anchor is None:
         return True

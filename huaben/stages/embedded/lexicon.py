@@ -154,13 +154,13 @@ COMMANDS: dict[str, str] = {
     "|画 画一张 画一幅 画一个 画个 画出 绘制 生成 画张 画幅 来一张 来一幅 来张 来幅 创作 描绘 做一张 给我画 帮我画 画画 我们看到的是 从前"
     " 一幅画 住着 画一画 重新画 重画",
     "add": "add put_in include also_draw insert bring bring_back bring_in also_add there_should_also_be join joins"
-    " come comes_back comes came came_back come_back appears arrives enters meets meet draw_in"
+    " visits_him visits_her visits_them visits_it come comes_back comes came came_back come_back appears arrives enters meets meet draw_in"
     " i_also_want copy duplicate"
     "|加 加上 加入 添加 添上 添 加个 加一个 再画 再加 再来 再添 放上 画上 增加 补上 多画 多加 再放 再要 再给 复制 摆上 还要 带上 回来 带回来 叫回来"
-    " 出现 来了 遇见 遇到 加进来 加进去 请来 来 配上",
-    "remove": "loses vanish vanishes disappear disappears remove delete erase take_away take_out get_rid_of drop lose hide take_off takes_off takes_away"
+    " 碰到 碰见 来找 飞来 跑来 飞回来 游回来 出现 来了 遇见 遇到 加进来 加进去 请来 来 配上",
+    "remove": "flies_away flies_off fly_away flew_away floats_away floated_away swims_away runs_away walks_away loses vanish vanishes disappear disappears remove delete erase take_away take_out get_rid_of drop lose hide take_off takes_off takes_away"
     " leave_out kick_out rub_out leaves leave goes_away go_away clear_away wipe"
-    "|藏起来 藏 弄丢了 丢了 去掉 删掉 删除 移除 拿走 拿掉 擦掉 取下 摘掉 脱掉 摘下 去除 拿开 删 移走 弄走 取消 脱下 抹掉 拿下来 摘下来 取下来 不见 走开 离开"
+    "|飞走了 飞走 游走了 游走 跑走了 跑掉了 溜走了 藏起来 藏 弄丢了 丢了 去掉 删掉 删除 移除 拿走 拿掉 擦掉 取下 摘掉 脱掉 摘下 去除 拿开 删 移走 弄走 取消 脱下 抹掉 拿下来 摘下来 取下来 不见 走开 离开"
     " 走了 撤掉 除去 扔掉 清除 摘 摘了 脱 脱了 去掉了 不见了 消失",
     "keep": "keep_only only_keep leave_only keep_just only_leave|只留 只留下 只保留 只要 留下",
     "replace": "replace exchange_for substitute instead_of instead trade swap_out switch_out"
@@ -381,6 +381,7 @@ QUESTION: dict[str, str] = {
 }
 
 FUNCTION_EN = """
+pic pics pictured aww awww lol haha hehe omg yay meant mean wait nah yo ugh ooh bedtime somewhere bad undo redo end
 oops ops before pls plz u ur gonna wanna gimme lemme row became become liked loved enjoyed cause because while
 a an the of to for with in on at by and or as so now here there this that these those it its it's i i'm me my mine you your
 we us our they their who whom which whose has have had do did does done be is are was were been being please just really very
@@ -406,6 +407,7 @@ colourful colorful dear kind pleasant super fantastic awesome fun best fine magi
 """.split()
 
 FUNCTION_ZH = """
+版本 版 坏了 有点挤 挤 算了 哎呀 唉 哇塞 呀呀 那儿 这儿 有天
 的 地 得 了 着 过 吧 呢 啊 呀 哦 噢 嘛 哈 啦 哎 嗯 喔 哇 里 上 中 下 内 间 们 就 那 这 个 我 你 您 我们 你们 咱们 咱 一张 一幅 图 图片 图像 画面
 图画 画面里 画面上 画面中 图里 图中 图上 画里 画中 画上面 照片里 幅 张 现在 然后呢 把 将 被 以 用 样子 样 身上 头上 脖子上 头 脖子 脸 眼睛 脸上
 非常 很 特别 十分 挺 真 太 最 比较 稍微 一下 一下子 起来 出来 过来 过去 下来 上去 下去 进来 进去 看 看看 看起来 看上去 看着 瞧 像 像是 变 一样 似的

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...diffusion.pipeline import CharacterRequest, OnStep, Painting, PaintRequest, Progress, ShouldCancel
 from ...errors import Cancelled, GenerationError
+from ...painting import OnStep, PaintCharacter, PainterLimits, Painting, PaintRequest, Progress, ShouldCancel
 from ...rng import numpy_stream, stream_seed
 from ...theater.cast import BoxTuple
 from ...world.render import Rendered, render
 from ...world.sample import IDENTITIES
-from ...world.scene import SceneCharacter, SceneGraph
+from ...world.scene import MAX_CHARACTERS, SceneCharacter, SceneGraph
 from ...world.vocabulary import ATTRIBUTES, KEYS
 
 if TYPE_CHECKING:
@@ -47,6 +47,16 @@ class RendererPainter:
     Words it does not know are ignored; a phrase without a species cannot be drawn.
     """
 
+    limits = PainterLimits(
+        size=(256, 256),
+        guidance_scale=3.0,
+        max_side=512,
+        max_characters=MAX_CHARACTERS,
+        boxes=True,
+        references=True,
+        previews=True,
+    )
+
     def __init__(self) -> None:
         self._drawn: dict[bytes, _Drawn] = {}
 
@@ -54,6 +64,7 @@ class RendererPainter:
         self, request: PaintRequest, *, on_step: OnStep | None = None, should_cancel: ShouldCancel | None = None
     ) -> Painting:
         """Draw the request; every step shows the finished picture."""
+        self.limits.check(request.size, request.steps)
         started = time.perf_counter()
         scene = self.scene(request)
         rendered = render(scene, request.size, masks=True)
@@ -62,7 +73,7 @@ class RendererPainter:
             if should_cancel is not None and should_cancel():
                 raise Cancelled(f"stopped before step {step} of {request.steps}")
             if on_step is not None:
-                on_step(Progress(step=step, steps=request.steps, preview=rendered.image))
+                on_step(Progress(step=step, steps=request.steps, draw=lambda: rendered.image))
         return Painting(
             image=rendered.image, seed=request.seed, seconds=time.perf_counter() - started, model="renderer"
         )
@@ -107,7 +118,7 @@ class RendererPainter:
         while len(self._drawn) > REMEMBERED:
             del self._drawn[next(iter(self._drawn))]
 
-    def _identity(self, character: CharacterRequest, seed: int, index: int) -> int:
+    def _identity(self, character: PaintCharacter, seed: int, index: int) -> int:
         """Return the individual: that of the reference, or a new one."""
         if character.reference is None:
             return stream_seed(seed, "identity", index) % IDENTITIES

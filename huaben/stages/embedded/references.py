@@ -35,6 +35,9 @@ def resolve(noun: Noun, sheet: Sheet, *, among: list[Draft] | None = None) -> li
     pool = list(sheet.drafts if among is None else among)
     if not pool:
         raise nobody(noun, sheet)
+    corrected = [draft for draft in pool if draft.id in sheet.instead]
+    if corrected:
+        return corrected
     if noun.text.startswith(("one of ", "其中")):
         recent = [draft for draft in pool if draft.id in sheet.focus] or pool
         fits = [draft for draft in recent if noun.species in (None, draft.species)] or recent
@@ -202,8 +205,9 @@ def focused(sheet: Sheet) -> list[Draft]:
     """Return who is meant when nobody is named."""
     if len(sheet.drafts) == 1:
         return list(sheet.drafts)
-    if sheet.forced:
-        return [draft for draft in sheet.drafts if draft.id in sheet.forced]
+    if sheet.instead or sheet.forced:
+        meant = sheet.instead or sheet.forced
+        return [draft for draft in sheet.drafts if draft.id in meant]
     recent = [draft for id in sheet.focus for draft in sheet.drafts if draft.id == id]
     if not recent or (len(recent) > 1 and len(recent) == len(sheet.drafts)):
         raise _which(list(sheet.drafts), sheet)

@@ -69,6 +69,12 @@ _STEPS = re.compile(
     r"(?: steps?| changes?| edits?| times?| pictures?| turns?)?"
     r"|(?:撤销|退回|返回|回退|后退|撤回|倒退)(?:最近|前|上)?(?:的)?(?P<zh>[两二三四五2345])(?:步|次|张)(?:修改|改动|操作|编辑)?"
 )
+_CHANGED_MIND = re.compile(r"^(?:(?:hmm|no|nah|oh|ugh|wait|oops|sorry) )+|^(?:不对|算了|哎呀|唉) ?")
+_CORRECTION = re.compile(
+    r"(?:(?:no|nope|sorry|wait|oops|hmm|actually)[\s,.!]+)*i (?:meant|mean|was talking about|said) (?P<who>.+?)[.!\s]*"
+    r"|(?:(?:不对|不是|错了|哎呀|等等|不)[\s，,。！]*)*(?:我说的是|我是说|我指的是|我的意思是)(?P<zh>.+?)[。！啊呀\s]*",
+    re.IGNORECASE,
+)
 _ZH_DIGITS = {letter: index for index, letter in enumerate("零一二三四五六七八九十")} | {"两": 2}
 _POLITE = re.compile(
     r"^(?:please|now|then|ok|okay|well|so|oh|hmm|and|but|actually|hey|hi|hello|oops|sorry|请|那|那么|嗯|哦|现在|然后|呃|好的|好)[\s,，]+|"
@@ -133,6 +139,7 @@ class _Reading:
         self.seen = seen
         self.image = image
         self.forced: tuple[str, ...] = ()
+        self.instead: tuple[str, ...] = ()
         self.ignore_unknown = False
 
     # ------------------------------------------------------------------------------------------------------ the order
@@ -151,6 +158,9 @@ class _Reading:
         recall = self._recall(plain)
         if recall is not None:
             return recall
+        corrected = self._correct()
+        if corrected is not None:
+            return corrected
         items = chunk(tokenize(self.text))
         if answers.is_question(items, self.text) and not self._asks_for_unknown(items):
             return self._question(items)
@@ -264,7 +274,7 @@ class _Reading:
 
     def _simple(self, plain: str) -> Reply | None:
         """Answer phrases that are a whole message."""
-        if plain in UNDO:
+        if plain in UNDO or _CHANGED_MIND.sub("", plain) in UNDO:
             return self._undo()
         if plain in REDO:
             return self._redo()
@@ -317,6 +327,34 @@ class _Reading:
         sheet.restart()
         page, edits, said = sheet.finish(self.raw)
         return self._drawn(sheet, page, edits, said, *answers.CLEARED)
+
+    def _correct(self) -> Reply | None:
+        """Do the last message again for whoever was meant ("no, I meant the other one"); None for anything else."""
+        match = _CORRECTION.fullmatch(self.text.strip())
+        if match is None or self.page is None:
+            return None
+        items = [item for item in chunk(tokenize(match["who"] or match["zh"])) if isinstance(item, Noun)]
+        if len(items) != 1 or items[0].kind not in ("noun", "one", "generic"):
+            return None
+        items[0].det = "other" if items[0].det == "other" else "def"
+        sheet = self._open()
+        try:
+            meant = tuple(draft.id for draft in resolve(items[0], sheet))
+        except Stuck as stuck:
+            memory = self.memory.replace(language=self.language)
+            return self._answer("ask", stuck.en, stuck.zh, memory)
+        last = self.conversation.turns[-1] if self.conversation.turns else None
+        trail = self.memory.trail
+        if last is None or last.reply.action != "draw" or len(trail) < 2:
+            return self._talk("ask", "What should I change about it?", "要改哪里呢？", focus=meant)
+        before = self.conversation.book.pages[trail[-2]]
+        reading = _Reading(self.limit, last.message.text, self.conversation, before, None)
+        reading.instead, reading.language = meant, self.language
+        again = reading._work(chunk(tokenize(reading.text)))
+        there = set(self.page.ids)
+        if again.action != "draw" or again.page is None or set(again.page.ids) != there:
+            return self._talk("ask", "What should I change about it?", "要改哪里呢？", focus=meant)
+        return again.replace(edits=(RestorePage(page=again.page),))
 
     # ------------------------------------------------------------------------------------------------------------ recall
 
@@ -468,7 +506,7 @@ class _Reading:
     def _open(self) -> Sheet:
         """Return the sheet this message starts from."""
         sheet = Sheet.open(self.conversation.book, self.page, self.language, self.memory.focus, self.limit)
-        sheet.forced, sheet.text = self.forced, self.text
+        sheet.forced, sheet.instead, sheet.text = self.forced, self.instead, self.text
         return sheet
 
     def _work(self, items: list[Item]) -> Reply:
@@ -482,7 +520,12 @@ class _Reading:
         try:
             for clause in split_clauses(items):
                 before = len(sheet.added)
-                interpret(clause, sheet, first=not drew)
+                try:
+                    interpret(clause, sheet, first=not drew)
+                except Stuck:
+                    if any(isinstance(item, Noun) for item in clause) or self.page is not None:
+                        raise
+                    continue
                 drew = drew or sheet.fresh or len(sheet.added) > before
         except Stuck as caught:
             stuck = caught
@@ -608,12 +651,15 @@ class _Reading:
                 continue
             if isinstance(item, Token):
                 no = item.kind == "NEG" or item.text.lower() in ("forget", "skip", "忘了", "别管")
-                negated = no or (negated and item.kind in ("FUNC", "DET", "CMD"))
+                negated = no or (negated and item.kind in ("FUNC", "DET", "CMD", "UNKNOWN", "OUT"))
             kind = None
             if isinstance(item, Noun):
                 kind = self._kind_at(item.start, item.end)
+            elif item.kind in ("UNKNOWN", "OUT") and negated:
+                negated = False
+                continue
             elif item.kind in ("UNKNOWN", "OUT"):
-                kind = item.key if item.kind == "OUT" else "unknown"
+                kind = item.key if item.kind == "OUT" else self._unknown_word(item)
             elif item.kind == "POSE" and subject is not None and subject.species not in POSES[item.key]:
                 kind = "action" if subject.kind == "noun" else None
             if kind is None:
@@ -638,6 +684,11 @@ class _Reading:
                 spans.append([item.start, item.end, kind])
             joined = True
         return [(_shown(self.text[int(start) : int(end)]), str(kind)) for start, end, kind in spans]
+
+    @staticmethod
+    def _unknown_word(token: Token) -> str | None:
+        """Return the kind of an unknown word that nothing counts or points at; None where it is only filler."""
+        return "unknown" if answers.nearest_word(token.text) else None
 
     def _kind_at(self, start: int, end: int) -> str:
         """Return the kind of the unknown word in a passage."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class OpenAIChat:
         api_key_env: environment variable that holds the key; a server on this machine needs none.
         temperature: 0 for the likeliest answer.
         timeout: seconds without a word after which it is given up.
-        sees: whether the model reads pictures.
+        sees_pictures: whether the model reads pictures.
 
     Raises:
         ConfigError: if OpenAI's own API is meant and there is no key.
@@ -46,7 +46,7 @@ class OpenAIChat:
         api_key_env: str = "OPENAI_API_KEY",
         temperature: float = 0.2,
         timeout: float = TIMEOUT,
-        sees: bool = False,
+        sees_pictures: bool = False,
     ) -> None:
         openai = require("openai", extra="openai")
         key = os.environ.get(api_key_env, "")
@@ -58,7 +58,7 @@ class OpenAIChat:
         self._openai = openai
         self._client = openai.OpenAI(base_url=base_url, api_key=key or "none", max_retries=RETRIES, timeout=timeout)
         self.where = str(self._client.base_url)
-        self.temperature, self.sees = temperature, sees
+        self.temperature, self.sees_pictures = temperature, sees_pictures
         self._key_env = api_key_env
         self._model = model
         self._schemas = True
@@ -73,7 +73,7 @@ class OpenAIChat:
             self._model = listed[0]
         return self._model
 
-    def stream(self, messages: Sequence[ChatMessage], *, schema: dict[str, Any] | None = None) -> Iterator[str]:
+    def stream(self, messages: Sequence[ChatMessage], *, schema: Mapping[str, Any] | None = None) -> Iterator[str]:
         """Yield the answer in pieces.
 
         Raises:
@@ -95,13 +95,13 @@ class OpenAIChat:
         except self._openai.OpenAIError as error:
             raise self._failure(error) from error
 
-    def _pieces(self, wire: list[dict[str, Any]], schema: dict[str, Any] | None) -> Iterator[str]:
+    def _pieces(self, wire: list[dict[str, Any]], schema: Mapping[str, Any] | None) -> Iterator[str]:
         """Yield what the server sends; errors are the SDK's."""
         more: dict[str, Any] = {}
         if schema is not None:
             more["response_format"] = {
                 "type": "json_schema",
-                "json_schema": {"name": "answer", "schema": schema, "strict": False},
+                "json_schema": {"name": "answer", "schema": dict(schema), "strict": False},
             }
         answer = self._client.chat.completions.create(
             model=self.name, messages=wire, stream=True, temperature=self.temperature, **more
@@ -119,10 +119,13 @@ class OpenAIChat:
 
     def _wire(self, message: ChatMessage) -> dict[str, Any]:
         """Return a message as the API has it."""
-        if message.image is None or not self.sees:
+        if not message.images or not self.sees_pictures:
             return {"role": message.role, "content": message.text}
-        url = "data:image/png;base64," + base64.b64encode(message.image).decode("ascii")
-        parts = [{"type": "text", "text": message.text}, {"type": "image_url", "image_url": {"url": url}}]
+        parts: list[dict[str, Any]] = [{"type": "text", "text": message.text}]
+        for image in message.images:
+            kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+            url = f"data:image/{kind};base64," + base64.b64encode(image).decode("ascii")
+            parts.append({"type": "image_url", "image_url": {"url": url}})
         return {"role": message.role, "content": parts}
 
     def _ask(self, call: Any) -> Any:
@@ -180,7 +183,7 @@ class TransformersChat:
         MissingDependencyError: without transformers or llguidance.
     """
 
-    sees = False
+    sees_pictures = False
 
     def __init__(
         self,
@@ -216,10 +219,10 @@ class TransformersChat:
         self._model.to(device).eval()
         self.name = Path(folder).name
         self.temperature, self.max_new_tokens, self.seed = temperature, max_new_tokens, seed
-        self._vocabulary = int(self._model.config.get_text_config().vocab_size)
+        self._vocabulary = max(int(self._model.config.get_text_config().vocab_size), len(self._tokenizer))
         self._grammar_tokens: Any = None
 
-    def stream(self, messages: Sequence[ChatMessage], *, schema: dict[str, Any] | None = None) -> Iterator[str]:
+    def stream(self, messages: Sequence[ChatMessage], *, schema: Mapping[str, Any] | None = None) -> Iterator[str]:
         """Yield the answer in pieces; it satisfies ``schema`` unless it runs into the length limit.
 
         Raises:
@@ -276,13 +279,13 @@ class TransformersChat:
             matcher.consume_token(token)
         return token
 
-    def _matcher(self, schema: dict[str, Any]) -> Any:
+    def _matcher(self, schema: Mapping[str, Any]) -> Any:
         """Return a fresh automaton of the schema over this tokenizer."""
         if self._grammar_tokens is None:
             bridge = require("llguidance.hf", extra="openai")
             self._grammar_tokens = bridge.from_tokenizer(self._tokenizer, self._vocabulary)
         matcher_class = self._llguidance.LLMatcher
-        matcher = matcher_class(self._grammar_tokens, matcher_class.grammar_from_json_schema(schema))
+        matcher = matcher_class(self._grammar_tokens, matcher_class.grammar_from_json_schema(dict(schema)))
         if matcher.is_error():
             raise ConfigError(f"the schema cannot be turned into a grammar: {matcher.get_error()}")
         return matcher

@@ -23,7 +23,7 @@ class Conversation extends HTMLElement {
     for (const job of waiting) { const node = this.job(job); node.dataset.key = `job:${job.id}`; nodes.push(node); }
     this.log.replaceChildren(...nodes);
     if (this.firstChild !== this.log) this.replaceChildren(this.log);
-    if (scroll) requestAnimationFrame(() => { this.scrollTop = this.scrollHeight; });
+    if (scroll) for (const wait of [0, 60, 250]) setTimeout(() => { this.scrollTop = this.scrollHeight; }, wait);
   }
   welcome() {
     return h("div", { class: "welcome" }, h("img", { src: "/page/icon.svg", alt: "" }), h("h2", {}, t("welcome")), h("p", { class: "quiet" }, t("welcome_more")),
@@ -64,7 +64,7 @@ class Conversation extends HTMLElement {
       turn.checks.length > 0 && h("div", { class: "checks", title: t("checks_tip") }, ...turn.checks.filter((check) => names.has(check.id)).map((check) => {
         const right = check.found && check.species && check.colour;
         const how = !check.found ? t("not_found") : check.similarity === null ? "" : t("consistency", { n: percent(check.similarity) });
-        return h("span", { class: `tag ${right ? "good" : "bad"}` }, right ? "✓" : "!", names.get(check.id), how, iconButton("star", `${t("keep")}: ${names.get(check.id)}`, () => this.keep(turn, check.id, names.get(check.id)), { class: "icon bare small" }));
+        return h("span", { class: `tag ${right ? "good" : "bad"}` }, h("span", { "aria-hidden": "true" }, right ? "✓" : "!"), h("b", {}, names.get(check.id)), how && h("span", {}, how), iconButton("star", `${t("keep")}: ${names.get(check.id)}`, () => this.keep(turn, check.id, names.get(check.id)), { class: "icon bare small" }));
       })),
       drawn && h("details", { class: "more" }, h("summary", {}, t("details")), h("dl", {},
         h("dt", {}, t("prompt")), h("dd", {}, turn.prompt), h("dt", {}, t("seed")), h("dd", {}, `${turn.seed}`), h("dt", {}, t("seconds")), h("dd", {}, `${turn.seconds}`), h("dt", {}, t("size")), h("dd", {}, t("width_height", { w: turn.image.width, h: turn.image.height })))));

@@ -27,7 +27,7 @@ export function compare(before, after) {
   open(t("compare_with"), [h("div", { class: "compare" }, h("img", { src: before.image.url, alt: t("before") }), top), h("label", { class: "field" }, h("span", {}, `${t("before")} ↔ ${t("after")}`), h("input", { type: "range", min: 0, max: 100, value: 50, oninput: (event) => slide(event.target.value) }))]);
 }
 export function exportMenu() {
-  const link = (kind) => h("a", { class: "button", href: `/api/v1/stories/${state.story.id}/export?format=${kind}${state.head ? `&turn=${state.head}` : ""}&language=${state.language}`, download: "" }, t(`export_${kind}`));
+  const link = (kind) => h("a", { class: "button", href: `/api/v1/stories/${state.story.id}/export?format=${kind}${state.head ? `&turn=${state.head}` : ""}`, download: "" }, t(`export_${kind}`));
   open(t("export"), h("div", { class: "menu" }, ...["html", "pdf", "cbz", "png", "json", "zip"].map(link)), { slim: true });
 }
 export function signIn(done) {

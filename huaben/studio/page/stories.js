@@ -40,11 +40,16 @@ class Stories extends HTMLElement {
   }
   render() {
     let timer;
+    const file = h("input", { type: "file", accept: ".zip,application/zip", hidden: true, "aria-label": t("take_in"), onchange: async () => {
+      const form = new FormData(); form.append("archive", file.files[0]); file.value = "";
+      const person = await attempt(() => api("POST", "/characters/import", form));
+      if (person) { toast(t("kept", { name: person.name })); loadLibrary(); }
+    } });
     this.search = h("input", { type: "search", placeholder: t("search_stories"), "aria-label": t("search_stories"), value: state.search, oninput: () => { clearTimeout(timer); timer = setTimeout(() => { state.search = this.search.value; loadStories(); }, 200); } });
     this.list = h("ul", { class: "story-list" }); this.people = h("ul", { class: "people" });
     this.replaceChildren(
       h("button", { class: "new", onclick: newStory }, icon("plus"), t("new_story")), this.search,
-      h("h2", {}, t("stories")), this.list, h("h2", {}, t("library")), this.people,
+      h("h2", {}, t("stories")), this.list, h("div", { class: "head-row" }, h("h2", {}, t("library")), iconButton("plus", t("take_in"), () => file.click(), { class: "icon bare small" })), file, this.people,
     );
     this.fill();
   }
@@ -73,6 +78,7 @@ class Stories extends HTMLElement {
     return h("li", {},
       h("button", { title: t("library_tools", { name: person.name }), onclick: () => { tell("use-character", person); toast(t("used_next", { name: person.name })); } },
         person.picture ? h("img", { src: person.picture, alt: "" }) : icon("star"), h("span", {}, person.name)),
+      h("a", { class: "button small bare", href: `/api/v1/characters/${person.id}/export`, download: "", title: t("download"), "aria-label": `${t("download")}: ${person.name}` }, icon("down")),
       h("button", { class: "small bare", title: t("forget"), "aria-label": `${t("forget")}: ${person.name}`, onclick: async () => { await attempt(() => api("DELETE", `/characters/${person.id}`)); loadLibrary(); toast(t("forgot", { name: person.name })); } }, icon("x")));
   }
 }

@@ -21,7 +21,7 @@ pytest.importorskip("openai")
 
 from huaben.stages.open.chat import OpenAIChat, TransformersChat
 
-ASK = [ChatMessage("system", "Answer."), ChatMessage("user", "a fox")]
+ASK = [ChatMessage(role="system", text="Answer."), ChatMessage(role="user", text="a fox")]
 
 
 class Server:
@@ -143,10 +143,10 @@ def test_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_picture_goes_only_to_models_that_see(server: Server) -> None:
-    ask = [ChatMessage("user", "what is this?", image=b"png")]
+    ask = [ChatMessage(role="user", text="what is this?", images=(b"\x89PNG",))]
     whole_answer(OpenAIChat(base_url=server.url), ask)
     assert server.bodies[-1]["messages"][0]["content"] == "what is this?"
-    whole_answer(OpenAIChat(base_url=server.url, sees=True), ask)
+    whole_answer(OpenAIChat(base_url=server.url, sees_pictures=True), ask)
     assert server.bodies[-1]["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
@@ -177,11 +177,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     pytest.importorskip("llguidance")
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    words = {letter: index for index, letter in enumerate(["<|end|>", *alphabet])}
+    words = {letter: index for index, letter in enumerate(["<|end|>", *alphabet, "<|unused|>"])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(words, []))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")  # noqa: S106
     fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
     config = transformers.Qwen2Config(
         vocab_size=len(words),
