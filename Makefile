@@ -75,11 +75,11 @@ demo: $(VENV)/.huaben
 studio: $(VENV)/.huaben-studio
 	@$(RUN)/huaben studio --open
 
-test: $(VENV)/.huaben-test+hf+search+gpu+clip+studio+postgres+ray
+test: $(VENV)/.huaben-test+hf+search+gpu+clip+openai+studio+postgres+ray
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_ARGS)
 
 # What is left out of make test because it takes longer, such as killing a story while it is written.
-test-slow: $(VENV)/.huaben-test+hf+search+gpu+clip+studio+postgres+ray
+test-slow: $(VENV)/.huaben-test+hf+search+gpu+clip+openai+studio+postgres+ray
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_ARGS) --slow -m slow
 
 lint: $(VENV)/.huaben-lint

@@ -87,7 +87,9 @@ def make_search(
 
 def uses_sources(method: str, settings: Mapping[str, Any] | None = None) -> bool:
     """Return whether a method of :data:`METHODS`, with these settings, learns from other tasks."""
-    kind, own = METHODS.get(method, (Searcher, {}))
+    if method not in METHODS:
+        return False
+    kind, own = METHODS[method]
     variant = {**own, **(settings or {})}.get("variant")
     return issubclass(kind, SourceRanker) or (issubclass(kind, ArchGraph) and variant != "single")
 

@@ -39,7 +39,7 @@ app = typer.Typer(help=nas_text("nas"), no_args_is_help=True, add_completion=Fal
 Folder = Annotated[Path, typer.Argument(help=nas_text("folder"))]
 Space = Annotated[str, typer.Option(help=nas_text("space_option", names=SPACE_NAMES))]
 Task = Annotated[str, typer.Option(help=nas_text("task"))]
-Direction = Annotated[str, typer.Option(metavar="max|min", help=nas_text("direction"))]
+DirectionOption = Annotated[str, typer.Option(metavar="max|min", help=nas_text("direction"))]
 Sources = Annotated[Path | None, typer.Option(help=nas_text("sources"))]
 Method = Annotated[str, typer.Option(help=nas_text("method", methods=METHOD_NAMES))]
 Budget = Annotated[int, typer.Option(help=nas_text("budget"))]
@@ -53,7 +53,7 @@ def search_command(
     folder: Folder,
     space: Space = "transnas-micro",
     task: Task = "task",
-    direction: Direction = "max",
+    direction: DirectionOption = "max",
     table: Annotated[Path | None, typer.Option(help=nas_text("table"))] = None,
     command: Annotated[str, typer.Option(help=nas_text("command"))] = "",
     sources: Sources = None,
@@ -95,7 +95,7 @@ def ask_command(
     count: Annotated[int, typer.Option("--count", "-n", help=nas_text("count"))] = 1,
     space: Space = "transnas-micro",
     task: Task = "task",
-    direction: Direction = "max",
+    direction: DirectionOption = "max",
     sources: Sources = None,
     method: Method = "full",
     budget: Budget = 50,

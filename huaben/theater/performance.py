@@ -21,6 +21,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..notices import Notice, notice
 from ..painting import (
+    Facing,
     GuidanceWay,
     LatentGuidance,
     PaintCharacter,
@@ -34,7 +35,7 @@ from ..painting import (
 from ..promptbook.book import Character, Page
 from ..rng import stream_seed
 from ..world.vocabulary import TERMS
-from .cast import Cast, CastEntry, Facing, Policy, cut_out
+from .cast import Cast, CastEntry, Policy, cut_out
 from .rehearsal import Placement, set_stage, standing_box
 from .sketch import Sketch, sketch
 

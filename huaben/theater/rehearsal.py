@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from .cast import BoxTuple, Facing
+from ..painting import BoxTuple, Facing
 
 STAGE_COLOUR = 127
 """Grey level of an empty stage; only pixels inside masks are ever used."""

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..painting import BoxTuple, Facing
 from ..promptbook.book import Character, Page
 from ..rng import stream_seed
 from ..world.render import render
 from ..world.sample import IDENTITIES, rebox
 from ..world.scene import SceneCharacter, SceneGraph
 from ..world.vocabulary import KEYS
-from .cast import BoxTuple, Facing, cut_out
+from .cast import cut_out
 
 DETAIL = 2
 """A sketch is drawn this many times as large as the picture, so that it can stand nearer on a later page."""

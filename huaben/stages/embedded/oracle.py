@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import Cancelled, GenerationError
-from ...painting import OnStep, PaintCharacter, PainterLimits, Painting, PaintRequest, Progress, ShouldCancel
+from ...painting import BoxTuple, OnStep, PaintCharacter, PainterLimits, Painting, PaintRequest, Progress, ShouldCancel
 from ...rng import numpy_stream, stream_seed
-from ...theater.cast import BoxTuple
 from ...world.render import Rendered, render
 from ...world.sample import IDENTITIES
 from ...world.scene import MAX_CHARACTERS, SceneCharacter, SceneGraph

@@ -285,7 +285,11 @@ class TransformersChat:
             bridge = require("llguidance.hf", extra="openai")
             self._grammar_tokens = bridge.from_tokenizer(self._tokenizer, self._vocabulary)
         matcher_class = self._llguidance.LLMatcher
-        matcher = matcher_class(self._grammar_tokens, matcher_class.grammar_from_json_schema(dict(schema)))
+        # whitespace is free in JSON, and a weak model would write it without end
+        grammar = matcher_class.grammar_from_json_schema(dict(schema), {"whitespace_flexible": False})
+        matcher = matcher_class(self._grammar_tokens, grammar)
+            self._grammar_tokens, matcher_class.grammar_from_json_schema(dict(schema), {"whitespace_flexible": False})
+        )
         if matcher.is_error():
             raise ConfigError(f"the schema cannot be turned into a grammar: {matcher.get_error()}")
         return matcher
