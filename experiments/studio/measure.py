@@ -1,7 +1,7 @@
 # ruff: noqa: S603, T201 - a program that prints
 """Measure the studio: ``python experiments/studio/measure.py kill|load|overhead|uploads|fuzz|page [--out FILE]``.
 
-Each prints one JSON object and adds it to ``results.json`` beside this file. Pictures are drawn by the embedded world's
+Each prints one JSON object and adds it to ``measured.json`` beside this file. Pictures are drawn by the embedded world's
 renderer, so that the studio is measured and not the painter; ``overhead`` uses the embedded painter.
 """
 
@@ -411,7 +411,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=SIZES)
     parser.add_argument("--count", type=int)
-    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--out", type=Path, default=HERE / "measured.json")
     options = parser.parse_args()
     start = time.perf_counter()
     values = globals()[options.name](options.count or SIZES[options.name])

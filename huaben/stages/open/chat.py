@@ -288,8 +288,6 @@ class TransformersChat:
         # whitespace is free in JSON, and a weak model would write it without end
         grammar = matcher_class.grammar_from_json_schema(dict(schema), {"whitespace_flexible": False})
         matcher = matcher_class(self._grammar_tokens, grammar)
-            self._grammar_tokens, matcher_class.grammar_from_json_schema(dict(schema), {"whitespace_flexible": False})
-        )
         if matcher.is_error():
             raise ConfigError(f"the schema cannot be turned into a grammar: {matcher.get_error()}")
         return matcher
