@@ -82,7 +82,7 @@ test: $(VENV)/.huaben-test+hf+search+gpu+clip+openai+studio+postgres+ray
 test-slow: $(VENV)/.huaben-test+hf+search+gpu+clip+openai+studio+postgres+ray
 	@OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(PYTEST_ARGS) --slow -m slow
 
-lint: $(VENV)/.huaben-lint
+lint: $(VENV)/.huaben-lint+studio+openai
 	@$(RUN)/ruff check .
 	$(RUN)/ruff format --check --quiet .
 	$(RUN)/mypy
