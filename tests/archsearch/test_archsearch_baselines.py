@@ -152,5 +152,7 @@ def test_only_given_architectures_are_proposed(tmp_path: Path) -> None:
         while trials := search.ask(1):
             search.tell(trials[0].id, metric(trials[0].arch))
         assert {trial.key for trial in search.log.trials} <= set(given.keys)
-        with pytest.raises(ConfigError, match="not saved"):
-            search.save(tmp_path)
+        search.save(tmp_path / kind.__name__)
+        again = kind.load(tmp_path / kind.__name__)
+        assert again.candidates.given and set(again.candidates.keys) == set(given.keys)
+        assert [trial.key for trial in again.log.trials] == [trial.key for trial in search.log.trials]
