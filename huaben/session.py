@@ -18,6 +18,7 @@ process killed at any moment loses no finished turn, and a failed or cancelled t
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -237,6 +238,10 @@ class Session:
     def page(self) -> Page | None:
         """The page the next message starts from."""
         return self._memory.conversation.page
+
+    def _add(self, turn: Turn, memory: _Memory) -> None:
+        """Go on from a finished turn."""
+        self.turns, self._memory = (*self.turns, turn), memory
 
     def picture(self, name: str) -> npt.NDArray[np.uint8]:
         """Return one of the session's pictures by its file name."""
@@ -553,6 +558,7 @@ def _store(session: Session, draft: _Draft) -> Turn:
         "attempts": [] if performance is None else [attempt.to_dict() for attempt in performance.attempts],
         "model": "" if performance is None else performance.model,
     }
+    line = json.dumps(turn.to_dict(), ensure_ascii=False)
     written: list[Path] = []
     try:
         if draft.upload is not None:
@@ -563,15 +569,28 @@ def _store(session: Session, draft: _Draft) -> Turn:
             write_bytes(written[-1], png_bytes(performance.image, picture_metadata(performance, turn=draft.number)))
         written.append(_state_path(folder, draft.number))
         write_bytes(written[-1], (json.dumps(state, ensure_ascii=False) + "\n").encode("utf-8"))
-        append_line(folder / TURNS_NAME, json.dumps(turn.to_dict(), ensure_ascii=False))
+        append_line(folder / TURNS_NAME, line)
     except BaseException:
-        for path in written:
-            if not path.is_dir():
-                path.unlink(missing_ok=True)
+        if _ends_with(folder / TURNS_NAME, line):  # interrupted after it was on the disk: the turn is finished
+            session._add(turn, draft.memory)
+        else:
+            for path in written:
+                if not path.is_dir():
+                    path.unlink(missing_ok=True)
         raise
-    session.turns = (*session.turns, turn)
-    session._memory = draft.memory
+    session._add(turn, draft.memory)
     return turn
+
+
+def _ends_with(path: Path, line: str) -> bool:
+    """Return whether a file's last line is ``line``, whole."""
+    data = line.encode("utf-8") + b"\n"
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(data), os.SEEK_END)
+            return file.read() == data
+    except OSError:  # absent, or shorter than the line
+        return False
 
 
 def picture_metadata(performance: Performance, **more: Any) -> dict[str, Any]:

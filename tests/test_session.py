@@ -458,6 +458,23 @@ def test_a_folder_where_the_picture_should_go_leaves_no_turn(tmp_path):
         assert len(session.turns) == 1
 
 
+def test_an_interrupt_after_the_line_is_written_leaves_a_finished_turn(tmp_path, monkeypatch):
+    from huaben import session as module
+
+    def interrupted(path, line):
+        files.append_line(path, line)
+        raise KeyboardInterrupt
+
+    with open_session(tmp_path) as session:
+        monkeypatch.setattr(module, "append_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_turn(session, STORY[0])
+        monkeypatch.undo()
+        assert (tmp_path / "turn-0001.png").is_file()
+        assert run_turn(session, "make the dog face left").turn == 2
+    assert [turn["turn"] for turn in read_turns(tmp_path)] == [1, 2]
+
+
 def test_a_deleted_lock_lets_nobody_in_and_parts_are_swept(tmp_path):
     with open_session(tmp_path):
         (tmp_path / ".lock").unlink()
