@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -31,7 +31,7 @@ from ..promptbook.edits import (
     apply_edits,
 )
 from ..promptbook.layout import Box, place_boxes
-from ..promptbook.validate import PageWarning, extract_json, head_noun, repair_page, warning
+from ..promptbook.validate import PageWarning, extract_json, head_noun, repair_page, short_repr, warning
 from .chat import ChatMessage, ChatModel, whole_answer
 from .message import Conversation, Memory, Message, Reply, detect_language
 
@@ -224,9 +224,9 @@ class LLMScreenwriter:
             key = {"chat": "not_understood", "ask": "not_understood", "refuse": "refused"}[reading.action]
             return say(reading.action, reading.reply or _words(key, language))
         if reading.action == "recall":
-            return self._recall(reading, conversation, language, say)
+            return self._recall(reading, conversation, memory, say, language)
         if reading.action == "undo":
-            return self._undo(conversation, language, say)
+            return self._undo(conversation, memory, say, language)
         if not reading.edits and not (conversation.page is None and reading.reply and not reading.problems):
             key = "not_understood" if reading.problems else "nothing_changes"
             return say("ask", _words(key, language), warnings=tuple(reading.warnings))
@@ -262,29 +262,30 @@ class LLMScreenwriter:
         )
 
     @staticmethod
-    def _recall(reading: _Reading, conversation: Conversation, language: Language, say: Any) -> Reply:
+    def _recall(
+        reading: _Reading, conversation: Conversation, memory: Memory, say: Callable[..., Reply], language: Language
+    ) -> Reply:
         """Show an earlier picture again."""
-        drawn = conversation.memory.drawn
-        if reading.picture is None or not 1 <= reading.picture <= len(drawn):
+        if reading.picture is None or not 1 <= reading.picture <= len(memory.drawn):
             return say("ask", _words("no_picture", language))
-        return _restored(drawn[reading.picture - 1], conversation, reading.reply or _words("drawn", language), say)
+        index = memory.drawn[reading.picture - 1]
+        memory = memory.replace(trail=(*memory.trail, index), undone=())
+        return _restored(index, conversation, memory, reading.reply or _words("drawn", language), say)
 
     @staticmethod
-    def _undo(conversation: Conversation, language: Language, say: Any) -> Reply:
+    def _undo(conversation: Conversation, memory: Memory, say: Callable[..., Reply], language: Language) -> Reply:
         """Walk one step back."""
-        trail = conversation.memory.trail
+        trail = memory.trail
         if len(trail) < 2:
             return say("ask", _words("nothing_undone", language))
-        reply = _restored(trail[-2], conversation, _words("undone", language), say)
-        memory = reply.memory.replace(trail=trail[:-1], undone=(trail[-1], *conversation.memory.undone))
-        return reply.replace(memory=memory)
+        memory = memory.replace(trail=trail[:-1], undone=(*memory.undone, trail[-1]))
+        return _restored(trail[-2], conversation, memory, _words("undone", language), say)
 
 
-def _restored(index: int, conversation: Conversation, text: str, say: Any) -> Reply:
+def _restored(index: int, conversation: Conversation, memory: Memory, text: str, say: Callable[..., Reply]) -> Reply:
     """Go back to a page of the book."""
     page = conversation.book.pages[index].replace(removed=())
-    memory: Memory = conversation.memory
-    memory = memory.replace(focus=page.ids, trail=(*memory.trail, index), undone=())
+    memory = memory.replace(focus=page.ids)
     return say("recall", text, edits=(RestorePage(page=page),), page=page, recalled=index, memory=memory)
 
 
@@ -369,7 +370,9 @@ def read_answer(text: str, page: Page, book: PromptBook) -> _Reading:
     action = {"talk": "chat", "edit": "draw"}.get(action, action) if isinstance(action, str) else action
     if action not in _ACTIONS:
         raise ReplyFormatError(
-            f"action is {_short(action)}, expected one of {', '.join(_ACTIONS)}", hint="name the action first", raw=text
+            f"action is {short_repr(action)}, expected one of {', '.join(_ACTIONS)}",
+            hint="name the action first",
+            raw=text,
         )
     reading = _Reading(action, reply=_text(values.get("reply")) or "")
     if action == "recall":
@@ -405,7 +408,7 @@ class _Editor:
         for edit, name in texts:
             value = values.get(name)
             if value is not None and not isinstance(value, str):
-                self._left_out(f"{name} is {_short(value)}, expected text")
+                self._left_out(f"{name} is {short_repr(value)}, expected text")
             elif value is not None and value.strip().casefold() not in ("", "null", "none", "unchanged"):
                 if value.strip() != getattr(self.page, name):
                     self.reading.edits.append(edit(**{name: value.strip()[:MAX_TEXT]}))
@@ -418,7 +421,7 @@ class _Editor:
         if isinstance(found, (dict, str, int)) and not isinstance(found, bool):
             return [found]
         if not isinstance(found, list):
-            self._left_out(f"{name} is {_short(found)}, expected a list")
+            self._left_out(f"{name} is {short_repr(found)}, expected a list")
             return []
         return found
 
@@ -430,7 +433,7 @@ class _Editor:
     def _remove(self, value: Any) -> None:
         id = _id(value.get("id") if isinstance(value, dict) else value)
         if id is None or id not in self.present:
-            self._left_out(f"remove names {_short(value)}, ids on the page: {self._known()}")
+            self._left_out(f"remove names {short_repr(value)}, ids on the page: {self._known()}")
             return
         del self.present[id]
         self.reading.edits.append(RemoveCharacter(id=id))
@@ -441,15 +444,17 @@ class _Editor:
     def _change(self, entry: Any) -> None:
         """Read what changes about one character; whoever is unknown but described is a new one."""
         if not isinstance(entry, dict):
-            self._left_out(f"change holds {_short(entry)}, expected an object with an id")
+            self._left_out(f"change holds {short_repr(entry)}, expected an object with an id")
             return
         id = _id(entry.get("id"))
         if id is None or id not in self.present:
-            self.reading.problems.append(f"change names id {_short(entry.get('id'))}, ids on the page: {self._known()}")
+            self.reading.problems.append(
+                f"change names id {short_repr(entry.get('id'))}, ids on the page: {self._known()}"
+            )
             if _text(entry.get("prompt")):
                 self._place([new] if (new := self._new({**entry, "id": None})) is not None else [])
             else:
-                self.reading.warnings.append(warning("entry_rejected", detail=f"id {_short(entry.get('id'))}"))
+                self.reading.warnings.append(warning("entry_rejected", detail=f"id {short_repr(entry.get('id'))}"))
             return
         old = self.present[id]
         attributes = self._attributes(entry.get("attributes"))
@@ -473,11 +478,11 @@ class _Editor:
         if isinstance(entry, str):
             entry = {"prompt": entry}
         if not isinstance(entry, dict):
-            self._left_out(f"add holds {_short(entry)}, expected an object")
+            self._left_out(f"add holds {short_repr(entry)}, expected an object")
             return None
         name, prompt = _text(entry.get("name")), _text(entry.get("prompt"))
         if prompt is None and name is None:
-            self._left_out(f"add holds {_short(entry)} without a prompt")
+            self._left_out(f"add holds {short_repr(entry)} without a prompt")
             return None
         prompt = prompt or name or ""
         category = _text(entry.get("category")) or head_noun(prompt)
@@ -519,7 +524,7 @@ class _Editor:
         if values is None:
             return {}
         if not isinstance(values, dict):
-            self._left_out(f"attributes is {_short(values)}, expected an object")
+            self._left_out(f"attributes is {short_repr(values)}, expected an object")
             return {}
         found: dict[str, str] = {}
         for name, value in values.items():
@@ -530,7 +535,7 @@ class _Editor:
             elif isinstance(value, list) and all(isinstance(part, str) for part in value):
                 found[str(name)] = ", ".join(value)[:MAX_TEXT]
             else:
-                self._left_out(f"attribute {name} is {_short(value)}, expected text")
+                self._left_out(f"attribute {name} is {short_repr(value)}, expected text")
         return found
 
     def _box(self, value: Any) -> Box | None:
@@ -538,11 +543,11 @@ class _Editor:
         if value is None or value == "null":
             return None
         if not _is_box(value):
-            self.reading.problems.append(f"box is {_short(value)}, expected [x0, y0, x1, y1] from 0 to 1")
+            self.reading.problems.append(f"box is {short_repr(value)}, expected [x0, y0, x1, y1] from 0 to 1")
             return None
         x0, y0, x1, y1 = (float(number) / self.scale for number in value)
         if x1 <= x0 or y1 <= y0:
-            self.reading.problems.append(f"box {_short(value)} is empty, expected x0 < x1 and y0 < y1")
+            self.reading.problems.append(f"box {short_repr(value)} is empty, expected x0 < x1 and y0 < y1")
             return None
         return x0, y0, x1, y1
 
@@ -579,9 +584,3 @@ def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     return " ".join(value.split())[:MAX_TEXT] or None
-
-
-def _short(value: Any) -> str:
-    """Return a value's text, cut."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -239,22 +239,22 @@ class _Counter:
 def _read_entry(entry: Any, counter: _Counter, said: list[PageWarning]) -> Character | None:
     """Return one character, or None after saying why not."""
     if not isinstance(entry, dict):
-        return _reject(f"{_short(entry)} is not an object", said)
+        return _reject(f"{short_repr(entry)} is not an object", said)
     for name in ("name", "prompt", "category"):
         if not isinstance(entry.get(name) or "", str):
-            return _reject(f"{name}={_short(entry[name])} is not text", said)
+            return _reject(f"{name}={short_repr(entry[name])} is not text", said)
     id = entry.get("id")
     if isinstance(id, int) and not isinstance(id, bool):
         id = str(id)
     if id is not None and not isinstance(id, str):
-        return _reject(f"id={_short(id)} is not text", said)
+        return _reject(f"id={short_repr(id)} is not text", said)
     box = entry.get("box", entry.get("bbox"))
     if box is None:
         return _reject("it has no box", said)
     if not isinstance(box, (list, tuple)) or len(box) != 4:
-        return _reject(f"box={_short(box)} is not four numbers", said)
+        return _reject(f"box={short_repr(box)} is not four numbers", said)
     if any(isinstance(value, bool) or not isinstance(value, (int, float)) or not _finite(value) for value in box):
-        return _reject(f"box={_short(box)} is not four finite numbers", said)
+        return _reject(f"box={short_repr(box)} is not four finite numbers", said)
     prompt = (entry.get("prompt") or entry.get("name") or "").strip()
     if not prompt:
         said.append(warning("entry_empty"))
@@ -262,17 +262,17 @@ def _read_entry(entry: Any, counter: _Counter, said: list[PageWarning]) -> Chara
     category = (entry.get("category") or "").strip() or head_noun(prompt)
     z = entry.get("z")
     if z is not None and (isinstance(z, bool) or not isinstance(z, int)):
-        said.append(warning("field_ignored", detail=f"z={_short(z)}"))
+        said.append(warning("field_ignored", detail=f"z={short_repr(z)}"))
         z = None
     instance = entry.get("instance")
     if instance is not None and (isinstance(instance, bool) or not isinstance(instance, int) or instance < 1):
-        said.append(warning("field_ignored", detail=f"instance={_short(instance)}"))
+        said.append(warning("field_ignored", detail=f"instance={short_repr(instance)}"))
         instance = None
     attributes = entry.get("attributes") or {}
     if isinstance(attributes, list) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in attributes):
         attributes = {str(key): value for key, value in attributes}
     if not isinstance(attributes, dict) or not all(isinstance(value, str) for value in attributes.values()):
-        said.append(warning("field_ignored", detail=f"attributes={_short(attributes)}"))
+        said.append(warning("field_ignored", detail=f"attributes={short_repr(attributes)}"))
         attributes = {}
     x0, y0, x1, y1 = (float(value) for value in box)
     return Character(
@@ -301,7 +301,7 @@ def _finite(value: float) -> bool:
         return False
 
 
-def _short(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """Return a value's text, cut."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -123,6 +123,13 @@ def test_recall_and_undo(story: Conversation) -> None:
     assert recall.page is not None and recall.page.ids == ("1",)
     undo, _, _ = say(story, "undo", {"action": "undo", "reply": ""})
     assert undo.action == "recall" and undo.page is not None and undo.page.ids == ("1",)
+    assert undo.memory.undone == (1,) and undo.memory.trail == (0,)
+    both = story.replace(memory=story.memory.replace(undone=(5,)))
+    assert say(both, "撤销", {"action": "undo", "reply": ""})[0].memory.undone == (
+        5,
+        1,
+    )  # redo takes the last one first
+    assert say(both, "看第一张", {"action": "recall", "picture": 1})[0].memory.language == "zh"
     missing, _, _ = say(story, "the ninth", {"action": "recall", "picture": 9, "reply": "Here."})
     assert missing.action == "ask"
 
