@@ -112,17 +112,12 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[None]:
         file = path.open("a+b")
     except OSError as error:
         raise store_error("opened", folder, error) from error
-    with file:
-        if not _lock(file.fileno()):
+    with file, _held_folder(folder) as alone:
+        if not (alone and _lock(file.fileno())):
             raise StoreError(
                 f"{folder} is in use by another {purpose}", hint="close the other one, or use another folder"
             )
-        with _held_folder(folder) as alone:
-            if not alone:
-                raise StoreError(
-                    f"{folder} is in use by another {purpose}", hint="close the other one, or use another folder"
-                )
-            yield
+        yield
 
 
 @contextmanager

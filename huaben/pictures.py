@@ -137,15 +137,16 @@ def decode_picture(data: bytes, name: str = "picture", *, max_side: int | None =
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     raise DataError(
-                        f"{name} has {width}x{height} pixels, at most 40 million are read", hint="save a smaller copy"
+                        f"{name} has {width}x{height} pixels, at most {MAX_PIXELS // 10**6} million are read",
+                        hint="save a smaller copy",
                     )
                 if max_side is not None:
                     picture.draft("RGB", (max_side, max_side))
                 upright = ImageOps.exif_transpose(picture)
-                rgba = _eight_bits(upright).convert("RGBA")
+                rgba = eight_bits(upright).convert("RGBA")
     except PillowImage.DecompressionBombError as error:
         raise DataError(
-            f"{name} has more than the 40 million pixels that are read", hint="save a smaller copy"
+            f"{name} has more than the {MAX_PIXELS // 10**6} million pixels that are read", hint="save a smaller copy"
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not a PNG, JPEG or WebP picture", hint="convert it to PNG first") from error
@@ -157,7 +158,7 @@ def decode_picture(data: bytes, name: str = "picture", *, max_side: int | None =
     return np.asarray(PillowImage.alpha_composite(white, rgba).convert("RGB")).copy()
 
 
-def _eight_bits(picture: PillowImage.Image) -> PillowImage.Image:
+def eight_bits(picture: PillowImage.Image) -> PillowImage.Image:
     """Return grey of 16 bits as its upper 8, where Pillow's own conversion clips at 255; other modes as they are."""
     if picture.mode != "I" and not picture.mode.startswith("I;16"):
         return picture

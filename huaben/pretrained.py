@@ -173,3 +173,24 @@ class PretrainedModel(nn.Module):
         check_state(model.state_dict(), state, str(Path(folder) / WEIGHTS_NAME))
         model.load_state_dict(state)
         return model.to(device=device).eval()
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a folder that names code of its own.
+
+    Raises:
+        CheckpointError: naming the file and what it would run.
+    """
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue  # said by transformers, in the same error as other damage
+        if isinstance(values, dict) and values.get("auto_map"):
+            raise CheckpointError(
+                f"{path} asks to run code of its own (auto_map: {values['auto_map']})",
+                hint="code from model folders is never run; use a model that transformers itself knows",
+            )

@@ -72,7 +72,6 @@ dl { margin: 0; } dt { font-weight: 600; margin-top: 0.3rem; } dd { margin: 0; }
 
 SHEET_CELL, SHEET_CAPTION, SHEET_GAP = 256, 64, 12
 
-
 _FONTS = (
     "wqy-microhei.ttc",
     "wqy-zenhei.ttc",
@@ -155,8 +154,9 @@ def contact_sheet(folder: Path, turns: Sequence[dict[str, Any]]) -> Any:
     for number, turn in enumerate(drawn):
         x = SHEET_GAP + number % columns * step_x
         y = SHEET_GAP + number // columns * step_y
-        if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
-            picture = PillowImage.fromarray(read_picture(folder / _plain_name(turn["image"])))
+        file = _picture_file(folder, turn)
+        if file is not None:
+            picture = PillowImage.fromarray(read_picture(file))
             scale = SHEET_CELL / max(picture.size)
             size = tuple(max(1, round(side * scale)) for side in picture.size)
             picture = picture.resize((size[0], size[1]), PillowImage.Resampling.LANCZOS)
@@ -214,11 +214,18 @@ def font_file() -> Path:
     return Path(__file__).parent / "fonts" / "huaben-cjk.ttf"
 
 
+def _picture_file(folder: Path, turn: dict[str, Any]) -> Path | None:
+    """Return the file of a turn's picture; None where it has none, or somebody deleted it."""
+    file = folder / _plain_name(turn["image"]) if turn.get("image") else None
+    return file if file is not None and file.is_file() else None
+
+
 def _card(folder: Path, turn: dict[str, Any]) -> str:
     """Return one turn as a list item."""
     picture = ""
-    if turn.get("image") and (folder / _plain_name(turn["image"])).is_file():
-        data = base64.b64encode((folder / _plain_name(turn["image"])).read_bytes()).decode("ascii")
+    file = _picture_file(folder, turn)
+    if file is not None:
+        data = base64.b64encode(file.read_bytes()).decode("ascii")
         alt = html.escape(" · ".join(LABELS["picture"]).format(turn=turn["turn"]))
         picture = f'<img src="data:image/png;base64,{data}" alt="{alt}">\n'
     said = html.escape(str(turn.get("message") or ""))

@@ -12,6 +12,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps, UnidentifiedImageError
 
 from ..errors import DataError
+from ..pictures import eight_bits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 100_000_000
@@ -80,9 +81,9 @@ def _upright(picture: PillowImage.Image) -> PillowImage.Image:
     try:
         picture.load()
         alpha = _has_alpha(picture)
-        if picture.mode.startswith("I;16") or picture.mode == "I":
-            grey = np.clip(np.asarray(picture).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-            return PillowImage.fromarray(grey).convert("RGB")
+        grey = eight_bits(picture)
+        if grey is not picture:
+            return grey.convert("RGB")
         return ImageOps.exif_transpose(picture).convert("RGBA" if alpha else "RGB")
     except _DAMAGE as error:
         raise DataError(f"damaged picture: {error}") from error

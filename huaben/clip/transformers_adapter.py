@@ -25,7 +25,7 @@ from torch import Tensor
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, ShapeError
 from ..optional import require
-from ..pretrained import write_atomic
+from ..pretrained import refuse_code, write_atomic
 from .dual_encoder import DualEncoder, check_texts, limited_scale
 from .preprocess import check_image
 
@@ -295,9 +295,8 @@ def load_transformers(
     transformers: Any = require("transformers", extra="hf")
     where = str(source)
     advice = "check the folder" if Path(where).is_dir() else "check the name, and pass download=True to fetch it"
-    options: dict[str, Any] = {"local_files_only": not download}
-    options["trust_remote_code"] = False
-    _refuse_code(Path(where))
+    options: dict[str, Any] = {"local_files_only": not download, "trust_remote_code": False}
+    refuse_code(Path(where))
     try:
         config = transformers.AutoConfig.from_pretrained(where, **options)
         if config.model_type not in MODEL_TYPES:
@@ -326,24 +325,3 @@ def load_transformers(
     steps = ImageSteps.from_processor(values, config.model_type)
     encoder = TransformersDualEncoder(model, tokenizer, steps, values, name=name or where)
     return encoder.to(device).eval()
-
-
-def _refuse_code(folder: Path) -> None:
-    """Refuse a folder that names code of its own.
-
-    Raises:
-        CheckpointError: naming the file and what it would run.
-    """
-    for name in ("config.json", "tokenizer_config.json", PROCESSOR_NAME, "processor_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            continue  # said by transformers, in the same error as other damage
-        if isinstance(values, dict) and values.get("auto_map"):
-            raise CheckpointError(
-                f"{path} asks to run code of its own (auto_map: {values['auto_map']})",
-                hint="code from model folders is never run; use a model that transformers itself knows",
-            )

@@ -200,6 +200,9 @@ class TransformersChat:
         torch = require("torch", extra="hf")
         if not (Path(folder) / "config.json").is_file():
             raise CheckpointError(f"{folder} is no model folder", hint="get one: huaben models get NAME")
+        from ...pretrained import refuse_code  # brings torch, which a server has no need of
+
+        refuse_code(Path(folder))
         if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ConfigError(f"dtype {dtype!r} is unknown", hint="use float32, bfloat16 or float16")
         options = {"trust_remote_code": False, "local_files_only": True}
